@@ -1,0 +1,32 @@
+"""What every command shares: arguments from a signature, and one clear line for what the user can mend."""
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+class InputError(Exception):
+    """Something the user can mend; the message is one line: what, where, what to do."""
+
+
+def run(main: Callable[..., Any]) -> None:
+    """Call `main` with its command line: positional paths in, paths out.
+
+    `InputError` and a full or read-only disk end with one line on stderr and exit status 1.
+    """
+    import typer
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        app()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from here")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        sys.exit(f"error: cannot write{where}: {error.strerror}; free the space or the permission and run again")

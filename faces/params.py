@@ -1,0 +1,181 @@
+"""The parameters of params.yaml as frozen, validated objects."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from faces.cli import InputError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+Model = TypeVar("Model", bound=BaseModel)
+PositiveInt = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: no unknown keys, no implicit conversions, no changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Data(Section):
+    """Where the images come from, and the limits on the archive that brings them."""
+
+    source: Annotated[str, Field(min_length=1)]
+    dataset: Annotated[str, Field(pattern=r"^[\w-]+/[\w-]+(/\d+)?$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    max_files: PositiveInt
+    max_bytes: PositiveInt
+    max_ratio: Annotated[float, Field(gt=1, strict=False)]
+
+    @property
+    def kind(self) -> Literal["kaggle", "sample", "own"]:
+        """Whose images these are; every result carries the word."""
+        return self.source if self.source in ("kaggle", "sample") else "own"  # type: ignore[return-value]
+
+
+class Sample(Section):
+    """The drawn faces."""
+
+    images_per_class: Annotated[int, Field(ge=20)]
+
+
+class Weights(Section):
+    """Where the pretrained body comes from."""
+
+    source: Literal["imagenet", "random"]
+
+
+class Audit(Section):
+    """Limits and thresholds of the audit."""
+
+    max_unreadable: Annotated[int, Field(ge=0)]
+    max_pixels: PositiveInt
+    hash_distance: Annotated[int, Field(ge=0, le=16)]
+    feature_distance: Annotated[float, Field(ge=0, le=2, strict=False)]
+
+
+class Split(Section):
+    """The three subsets."""
+
+    scheme: Literal["stratified", "paper"]
+    seed: Seed
+    train: PositiveFraction
+    validation: PositiveFraction
+    test: PositiveFraction
+    folds: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _sums(self) -> "Split":
+        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+            raise ValueError("train, validation and test must sum to 1")
+        if self.folds == 1:
+            raise ValueError("folds must be 0 (none) or at least 2")
+        return self
+
+
+class Transforms(Section):
+    """The paper's augmentation: resize, random resized crop, random horizontal flip."""
+
+    resize: Annotated[int, Field(ge=32, le=1024)]
+    crop: Annotated[int, Field(ge=32, le=1024)]
+    scale: Annotated[tuple[PositiveFraction, PositiveFraction], Field(strict=False)]
+    ratio: Annotated[tuple[float, float], Field(strict=False)]
+    flip: Annotated[float, Field(ge=0, le=1, strict=False)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Transforms":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale must be [smallest, largest]")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError("ratio must be [smallest, largest], both positive")
+        return self
+
+
+FROZEN_LAYERS = ("none", "stem", "layer1", "layer2", "layer3", "layer4")
+
+
+class Recipe(Section):
+    """One run's hyperparameters: `fit` with the overrides of a trial or of `train`."""
+
+    batch_size: PositiveInt
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "layer4"]
+    max_epochs: PositiveInt
+    patience: PositiveInt
+    weight_decay: Annotated[float, Field(ge=0, le=1, strict=False)]
+    precision: Literal["bf16", "fp32"]
+
+
+class Evaluate(Section):
+    """Intervals and the operating point."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    resamples: Annotated[int, Field(ge=100)]
+    seed: Seed
+    recall: PositiveFraction
+
+
+class Probe(Section):
+    """Cross-validation of the shortcut probes."""
+
+    folds: Annotated[int, Field(ge=2)]
+    seed: Seed
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Seed
+    data: Data
+    sample: Sample
+    weights: Weights
+    audit: Audit
+    split: Split
+    transforms: Transforms
+    fit: dict[str, Any]
+    trials: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    train: dict[str, Any]
+    evaluate: Evaluate
+    probe: Probe
+
+    def recipe(self, run: str) -> Recipe:
+        """Return the hyperparameters of `train` or of a trial, e.g. `trials.trial1`."""
+        section, _, trial = run.partition(".")
+        if run == "train":
+            overrides = self.train
+        elif section == "trials" and trial in self.trials:
+            overrides = self.trials[trial]
+        else:
+            known = ", ".join(["train", *(f"trials.{name}" for name in self.trials)])
+            raise InputError(f"params.yaml: no run named {run!r}; there are: {known}")
+        return _validated(Recipe, {**self.fit, **overrides}, where=run)
+
+
+def _validated(model: type[Model], values: Any, where: str) -> Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for e in error.errors():
+            key = ".".join(str(part) for part in (where, *e["loc"]) if part)
+            what = {"missing": "is missing", "extra_forbidden": "is not a known parameter"}.get(e["type"])
+            problems.append(f"{key} {what}" if what else f"{key or 'file'}: {e['msg']} (is {e['input']!r:.60})")
+        raise InputError("params.yaml: " + "; ".join(problems)) from None
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and validate every parameter; an `InputError` names each key that is wrong."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} not found; run from the repository's root") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    params = _validated(Params, values, where="")
+    for run in ["train", *(f"trials.{name}" for name in params.trials)]:
+        params.recipe(run)
+    return params
