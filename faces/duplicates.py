@@ -1,0 +1,100 @@
+"""Which images show the same thing: near duplicates, found with indexes, never by comparing all pairs.
+
+Two images are near duplicates if their perceptual hashes (64 bits; Zauner 2010, as imagehash computes them)
+differ in few bits, or if the features of a frozen network have a small cosine distance. The two measures
+see different things: the hash coarse light and dark, the features content whatever its place or mirroring.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from faces.cli import InputError
+
+Ints = NDArray[np.int64]
+PAIRS_PER_IMAGE = 50  # more near duplicates than this, on average, mean a useless threshold
+PARTS = 4  # a hash is looked up by its four 16-bit parts: one of them differs in at most distance // 4 bits
+BLOCK = 1024  # queries at a time, which bounds the memory of their answers
+
+
+def hash_pairs(hashes: NDArray[np.uint64], distance: int) -> Ints:
+    """Return the pairs of different hashes at most `distance` bits apart, and a chain through equal ones.
+
+    hashes: [N]. Returns [P, 2] with first < second, sorted. Exact. `InputError` if the pairs are too many.
+    """
+    unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    chain = np.stack([first[inverse], np.arange(len(hashes))], axis=1)
+    chain = chain[chain[:, 0] != chain[:, 1]]
+    packed = unique.astype(">u8").view(np.uint8).reshape(-1, 8)
+    index = faiss.IndexBinaryMultiHash(64, PARTS, 64 // PARTS)
+    index.nflip = distance // PARTS
+    index.add(packed)
+    near = _range_pairs(index.range_search, packed, distance + 1, "audit.hash_distance")  # faiss: < radius
+    return _sorted(np.concatenate([chain, first[near]]))
+
+
+def feature_pairs(features: NDArray[np.float32], distance: float) -> Ints:
+    """Return the pairs of features whose cosine distance is at most `distance`.
+
+    features: [N, D], of length one. Returns [P, 2] with first < second, sorted. Up to some thousand images
+    every cell of the index is searched, and the answer is exact; beyond, the cells nearest to each
+    image are, which for the small distances of duplicates miss next to none.
+    """
+    n, width = features.shape
+    cells = max(1, round(4 * np.sqrt(n)) if n > 10_000 else 1)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+    index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 64
+    index.nprobe = 16
+    index.train(features)
+    index.add(features)
+    slack = 1e-5  # float32 sums: found generously here, decided in float64 below
+    near = _range_pairs(index.range_search, features, 1 - distance - slack, "audit.feature_distance")
+    return _sorted(near[cosine_distances(features, near) <= distance])
+
+
+def _range_pairs(search: Callable[..., Any], queries: NDArray[Any], radius: float, parameter: str) -> Ints:
+    found = [np.empty((0, 2), np.int64)]
+    total = 0
+    for start in range(0, len(queries), BLOCK):
+        limits, _, neighbours = search(queries[start : start + BLOCK], radius)
+        rows = np.repeat(np.arange(start, start + len(limits) - 1), np.diff(limits.astype(np.int64)))
+        pairs = np.stack([rows, neighbours], axis=1)[rows < neighbours]
+        total += len(pairs)
+        if total > PAIRS_PER_IMAGE * len(queries):
+            raise InputError(
+                f"params.yaml: {parameter} makes near duplicates of more than {total} pairs among "
+                f"{len(queries)} images; lower it"
+            )
+        found.append(pairs)
+    return np.concatenate(found)
+
+
+def _sorted(pairs: Ints) -> Ints:
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def hash_distances(hashes: NDArray[np.uint64], pairs: Ints) -> Ints:
+    """Return the number of different bits of each pair: [P]."""
+    distances: Ints = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]).astype(np.int64)
+    return distances
+
+
+def cosine_distances(features: NDArray[np.float32], pairs: Ints) -> NDArray[np.float64]:
+    """Return 1 - cosine of each pair of features of length one: [P], in [0, 2]."""
+    a, b = (features[pairs[:, side]].astype(np.float64) for side in (0, 1))
+    distances: NDArray[np.float64] = np.clip(1 - np.einsum("pd,pd->p", a, b), 0, 2)
+    return distances
+
+
+def components(n: int, pairs: Ints) -> Ints:
+    """Return for each of n images the smallest index among those it is linked with, directly or not: [N]."""
+    links = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    _, component = connected_components(links, directed=False)
+    _, first = np.unique(component, return_index=True)
+    smallest: Ints = first[component]
+    return smallest

@@ -1,0 +1,296 @@
+"""Decode every image once; record what it is, what cannot be read, and which images show the same thing."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from faces import duplicates, images
+from faces.cli import InputError, run
+from faces.files import write_atomically, write_json
+from faces.params import Params, load_params
+
+CHUNK = 512  # images in memory at a time
+LISTED = 20  # unreadable files named in the error message
+Pixels = NDArray[np.uint8]
+
+
+def main(
+    data: Path,
+    weights: Path,
+    out_images: Path,
+    out_json: Path,
+    out_markdown: Path,
+    out_plot_csv: Path,
+    out_plot_png: Path,
+) -> None:
+    """Write the table of images, the data sheet and the plot of class balance (paper, Figure 2)."""
+    params = load_params()
+    paths, others = images.list_files(data)
+
+    rows: list[dict[str, Any]] = []
+    features: list[NDArray[np.float32]] = []
+    for chunk_rows, pixels in _survey(data, paths, params):
+        rows += chunk_rows
+        if params.weights.source != "random":  # features of random weights mean nothing
+            from faces.model import embed
+
+            features.append(embed(weights, pixels))
+    table = pd.DataFrame(rows)
+    _require_readable(table, params.audit.max_unreadable)
+
+    readable = table[table.readable == 1].reset_index(drop=True)
+    links, pairs = _pairs(readable, np.concatenate(features) if features else None, params)
+    first = duplicates.components(len(readable), links)
+    table["group"] = table.path
+    table.loc[table.readable == 1, "group"] = readable.path.to_numpy()[first]
+    sheet = _data_sheet(table, pairs, others, params)
+
+    write_atomically(out_images, table.to_csv(index=False, lineterminator="\n").encode())
+    write_json(out_json, sheet)
+    write_atomically(out_markdown, _markdown(sheet).encode())
+    _plot_balance(sheet, out_plot_csv, out_plot_png)
+
+
+def _survey(data: Path, paths: Sequence[str], params: Params) -> Iterator[tuple[list[dict[str, Any]], Pixels]]:
+    """Yield the rows of some images at a time, and the pixels of the readable ones: uint8 [N, 3, H, W]."""
+    size = params.transforms.resize
+
+    def examine(path: str) -> tuple[dict[str, Any], Pixels | None]:
+        return _examine(data, path, params.audit.max_pixels, size)
+
+    progress = tqdm(total=len(paths), desc="audit", unit="image", disable=None)
+    with images.quiet(), ThreadPoolExecutor(os.cpu_count()) as pool, progress:
+        for start in range(0, len(paths), CHUNK):
+            examined = list(pool.map(examine, paths[start : start + CHUNK]))
+            pixels = [array for _, array in examined if array is not None]
+            yield [row for row, _ in examined], np.array(pixels, np.uint8).reshape(-1, 3, size, size)
+            progress.update(len(examined))
+
+
+def _examine(data: Path, path: str, max_pixels: int, size: int) -> tuple[dict[str, Any], Pixels | None]:
+    label = path.partition("/")[0]
+    row = {
+        "path": path,
+        "label": label,
+        "y_true": images.LABELS.index(label),
+        "format": "",
+        "mode": "",
+        "width": 0,
+        "height": 0,
+        "bytes": (data / path).stat().st_size,
+        "readable": 0,
+        "reason": "",
+        "pixels_sha256": "",
+        "hash": "",
+    }
+    try:
+        header, image = images.read(data / path, max_pixels)
+    except images.UnreadableError as error:
+        return row | {"reason": error.reason} | (vars(error.header) if error.header else {}), None
+    content = f"{image.width}x{image.height}:".encode() + image.tobytes()
+    found = {
+        "readable": 1,
+        "pixels_sha256": hashlib.sha256(content).hexdigest(),
+        "hash": str(imagehash.phash(image)),
+    }
+    return row | vars(header) | found, images.to_array(image, size)
+
+
+def _require_readable(table: pd.DataFrame, max_unreadable: int) -> None:
+    bad = table[table.readable == 0]
+    if len(bad) > max_unreadable:
+        named = [f"{row.path} ({row.reason})" for row in bad.head(LISTED).itertuples()]
+        more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+        raise InputError(
+            f"{len(bad)} unreadable images, audit.max_unreadable allows {max_unreadable}: {', '.join(named)}{more}"
+        )
+    for label, rows in table.groupby("label"):
+        if not rows.readable.any():
+            raise InputError(f"class {label}: none of its {len(rows)} images can be read")
+
+
+def _pairs(
+    readable: pd.DataFrame, features: NDArray[np.float32] | None, params: Params
+) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
+    """Return the pairs of duplicates as rows of `readable` (int [P, 2]), and what is known of each pair.
+
+    Of images with the same pixels only the first is compared with others.
+    """
+    _, first, inverse = np.unique(readable.pixels_sha256, return_index=True, return_inverse=True)
+    same = np.stack([first[inverse], np.arange(len(readable))], axis=1)
+    hashes = np.array([int(text, 16) for text in readable["hash"]], np.uint64)
+
+    distinct = np.sort(first)
+    found = [same[same[:, 0] != same[:, 1]]]
+    found.append(distinct[duplicates.hash_pairs(hashes[distinct], params.audit.hash_distance)])
+    if features is not None:
+        found.append(distinct[duplicates.feature_pairs(features[distinct], params.audit.feature_distance)])
+    pairs = np.unique(np.concatenate(found), axis=0)
+
+    bits = duplicates.hash_distances(hashes, pairs)
+    cosines = None if features is None else duplicates.cosine_distances(features, pairs)
+    facts = [
+        {
+            "a": str(readable.path[a]),
+            "b": str(readable.path[b]),
+            "same_pixels": bool(inverse[a] == inverse[b]),
+            "hash_distance": int(bits[number]),
+            "feature_distance": None if cosines is None else round(float(cosines[number]), 4),
+        }
+        for number, (a, b) in enumerate(pairs)
+    ]
+    return pairs, facts
+
+
+def _data_sheet(table: pd.DataFrame, pairs: list[dict[str, Any]], others: list[str], params: Params) -> dict[str, Any]:
+    return {
+        "source": params.data.kind,
+        "dataset": params.data.dataset if params.data.kind == "kaggle" else None,
+        "n": len(table),
+        "n_readable": int(table.readable.sum()),
+        "classes": {label: _class_facts(table[table.label == label]) for label in images.LABELS},
+        "unreadable": table[table.readable == 0][["path", "reason"]].to_dict("records"),
+        "other_files": others,
+        "duplicates": _duplicate_facts(table[table.readable == 1], pairs, params),
+    }
+
+
+def _duplicate_facts(readable: pd.DataFrame, pairs: list[dict[str, Any]], params: Params) -> dict[str, Any]:
+    group_of = dict(zip(readable.path, readable.group, strict=True))
+    groups: dict[str, dict[str, list[Any]]] = {}
+    for path, group in group_of.items():
+        groups.setdefault(group, {"images": [], "pairs": []})["images"].append(path)
+    for pair in pairs:
+        groups[group_of[pair["a"]]]["pairs"].append(pair)
+    several = {name: group for name, group in sorted(groups.items()) if len(group["images"]) > 1}
+
+    max_bits = params.audit.hash_distance
+    max_cosine = None if params.weights.source == "random" else params.audit.feature_distance
+    near = [pair for pair in pairs if not pair["same_pixels"]]
+    by_hash = [pair["hash_distance"] <= max_bits for pair in near]
+    by_features = [max_cosine is not None and pair["feature_distance"] <= max_cosine for pair in near]
+    return {
+        "thresholds": {"hash_distance": max_bits, "feature_distance": max_cosine},
+        "pairs": {
+            "same_pixels": len(pairs) - len(near),
+            "near_by_hash": sum(by_hash),
+            "near_by_features": sum(by_features),
+            "near_by_both": sum(a and b for a, b in zip(by_hash, by_features, strict=True)),
+        },
+        "groups": len(several),
+        "images_in_groups": sum(len(group["images"]) for group in several.values()),
+        "largest_group": max(len(group["images"]) for group in groups.values()),
+        "cross_class_pairs": [p for p in pairs if p["a"].partition("/")[0] != p["b"].partition("/")[0]],
+        "by_group": several,
+    }
+
+
+def _class_facts(rows: pd.DataFrame) -> dict[str, Any]:
+    good = rows[rows.readable == 1]
+    sizes = Counter(f"{row.width}x{row.height}" for row in good.itertuples())
+    return {
+        "images": len(rows),
+        "readable": len(good),
+        "formats": _counts(Counter(good.format)),
+        "modes": _counts(Counter(good["mode"])),
+        "suffixes": _counts(Counter(Path(path).suffix for path in good.path)),
+        "sizes": _counts(sizes),
+        "bytes": {
+            "smallest": int(good.bytes.min()),
+            "median": float(good.bytes.median()),
+            "largest": int(good.bytes.max()),
+            "total": int(good.bytes.sum()),
+        },
+    }
+
+
+def _counts(counter: Counter[str]) -> dict[str, int]:
+    """Return the most frequent values, most frequent first, and what the others sum to."""
+    ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ordered[LISTED:])
+    return dict(ordered[:LISTED]) | ({"others": rest} if rest else {})
+
+
+def _markdown(sheet: dict[str, Any]) -> str:
+    classes, found = sheet["classes"], sheet["duplicates"]
+    sample = " (sample: drawn faces)" if sheet["source"] == "sample" else ""
+    lines = [f"# Data sheet{sample}", "", f"{sheet['n']} images, {sheet['n_readable']} of them readable."]
+    if sheet["dataset"]:
+        lines += ["", f"Source: Kaggle dataset `{sheet['dataset']}`."]
+
+    lines += ["", "| | " + " | ".join(classes) + " |", "|---" * (len(classes) + 1) + "|"]
+    for fact in ("images", "readable", "formats", "modes", "suffixes", "sizes", "bytes"):
+        lines.append(f"| {fact} | " + " | ".join(_cell(facts[fact]) for facts in classes.values()) + " |")
+
+    lines += ["", "## Left out", ""]
+    lines += [f"- `{bad['path']}`: {bad['reason']}" for bad in sheet["unreadable"]] or ["No image."]
+    if sheet["other_files"]:
+        lines += ["", "Not images: " + ", ".join(f"`{path}`" for path in sheet["other_files"]) + "."]
+
+    thresholds, pairs = found["thresholds"], found["pairs"]
+    by_features = (
+        "features not compared: the network's weights are random"
+        if thresholds["feature_distance"] is None
+        else f"{pairs['near_by_features']} by features (cosine distance at most {thresholds['feature_distance']}), "
+        f"{pairs['near_by_both']} by both"
+    )
+    lines += [
+        "",
+        "## Duplicates",
+        "",
+        f"{pairs['same_pixels']} pairs with the same pixels. Near duplicates: {pairs['near_by_hash']} pairs by "
+        f"perceptual hash (at most {thresholds['hash_distance']} of 64 bits differ), {by_features}.",
+        f"They link {found['images_in_groups']} images to {found['groups']} groups, the largest of "
+        f"{found['largest_group']}; the split keeps each group in one subset.",
+        f"Pairs across the classes: {len(found['cross_class_pairs'])}.",
+        "",
+    ]
+    if found["groups"]:
+        lines += ["| group | differing bits | cosine distance |", "|---|---|---|"]
+    for group in found["by_group"].values():
+        distances = [pair["feature_distance"] for pair in group["pairs"]]
+        lines.append(
+            f"| {', '.join(f'`{path}`' for path in group['images'])} "
+            f"| {', '.join('same pixels' if p['same_pixels'] else str(p['hash_distance']) for p in group['pairs'])} "
+            f"| {', '.join('-' if d is None else f'{d:.3f}' for d in distances)} |"
+        )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _cell(fact: Any) -> str:
+    if isinstance(fact, dict):
+        return ", ".join(f"{name or '(none)'} {value:,.0f}" for name, value in fact.items())
+    return str(fact)
+
+
+def _plot_balance(sheet: dict[str, Any], out_csv: Path, out_png: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from faces import plots
+
+    counts = {label: facts["readable"] for label, facts in sheet["classes"].items()}
+    table = pd.DataFrame({"label": list(counts), "images": list(counts.values())})
+    write_atomically(out_csv, table.to_csv(index=False, lineterminator="\n").encode())
+
+    figure = Figure(figsize=(plots.WIDTH, 3), layout="constrained")
+    axes = figure.add_subplot(title=plots.title("Images per class", "", sheet["n_readable"], sheet["source"]))
+    names = [plots.NAMES[label] for label in counts]
+    bars = axes.bar(names, list(counts.values()), color=[plots.BLUE, plots.VERMILLION], width=0.6)
+    axes.bar_label(bars)
+    axes.set_ylabel("images")
+    axes.grid(visible=False, axis="x")
+    plots.save(figure, out_png)
+
+
+if __name__ == "__main__":
+    run(main)

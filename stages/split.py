@@ -1,0 +1,118 @@
+"""Divide the readable images into training, validation and test subsets that share no group of duplicates."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from faces import splits
+from faces.cli import InputError, run
+from faces.files import write_atomically, write_json
+from faces.params import Params, load_params
+
+
+def main(images: Path, out_splits: Path, out_json: Path, out_markdown: Path) -> None:
+    """Write each image's subset (and fold), and a Table I of our own beside the paper's."""
+    params = load_params()
+    table = pd.read_csv(images, keep_default_na=False)
+    table = table.loc[table.readable == 1, ["path", "label", "y_true", "group"]].sort_values("path")
+    rows = [splits.Image(*row) for row in table[["path", "label", "group"]].itertuples(index=False)]
+    totals = Counter(row.label for row in rows)
+
+    quotas = {label: _quota(label, totals[label], params) for label in splits.TABLE_1}
+    subset = splits.assign(rows, quotas, params.split.seed, "subset")
+    table["subset"] = [splits.SUBSETS[part] for part in subset]
+    if params.split.folds:
+        equal = {label: splits.counts(totals[label], [1] * params.split.folds) for label in splits.TABLE_1}
+        table["fold"] = splits.assign(rows, equal, params.split.seed, "fold")
+    facts = _facts(table, quotas, params)
+
+    write_atomically(out_splits, table.to_csv(index=False, lineterminator="\n").encode())
+    write_json(out_json, facts)
+    write_atomically(out_markdown, _markdown(facts).encode())
+
+
+def _quota(label: str, n: int, params: Params) -> list[int]:
+    shares = [params.split.train, params.split.validation, params.split.test]
+    quota = splits.paper_counts(label, n) if params.split.scheme == "paper" else splits.counts(n, shares)
+    for subset, count in zip(splits.SUBSETS, quota, strict=True):
+        if count < 1:
+            raise InputError(f"class {label}: its {n} readable images leave none for the {subset} subset; add images")
+    return quota
+
+
+def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], params: Params) -> dict[str, Any]:
+    groups = table.groupby("group")
+    sizes = groups.size()
+    facts: dict[str, Any] = {
+        "source": params.data.kind,
+        "scheme": params.split.scheme,
+        "seed": params.split.seed,
+        "n": len(table),
+        "groups": {
+            "n": len(sizes),
+            "of_several_images": int((sizes > 1).sum()),
+            "largest": int(sizes.max()),
+            "of_both_classes": int((groups.label.nunique() > 1).sum()),
+            "in_several_subsets": int((groups.subset.nunique() > 1).sum()),
+        },
+        "subsets": {subset: _row(table[table.subset == subset], len(table)) for subset in splits.SUBSETS},
+        "off_target": _off_target(table, quotas),
+    }
+    if params.split.scheme == "paper":
+        facts["off_paper"] = _off_target(table, splits.TABLE_1)
+    if params.split.folds:
+        folds = range(params.split.folds)
+        facts["folds"] = {str(fold): _row(table[table.fold == fold], len(table)) for fold in folds}
+    return facts
+
+
+def _row(rows: pd.DataFrame, n: int) -> dict[str, Any]:
+    labels = {label: int((rows.label == label).sum()) for label in splits.TABLE_1}
+    return {**labels, "n": len(rows), "share": round(len(rows) / n, 4), "groups": rows.group.nunique()}
+
+
+def _off_target(table: pd.DataFrame, targets: Any) -> list[dict[str, Any]]:
+    """Return the counts that differ from what was wanted: none, if the single images could even out the groups."""
+    off = []
+    for label, target in targets.items():
+        for subset, wanted in zip(splits.SUBSETS, target, strict=True):
+            count = int(((table.label == label) & (table.subset == subset)).sum())
+            if count != wanted:
+                off.append({"label": label, "subset": subset, "wanted": wanted, "is": count})
+    return off
+
+
+def _markdown(facts: dict[str, Any]) -> str:
+    sample = " (sample: drawn faces)" if facts["source"] == "sample" else ""
+    lines = [
+        f"# Subsets{sample}",
+        "",
+        "| subset | Down syndrome | healthy | n | share | groups | paper: Down syndrome | paper: healthy |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for number, (subset, row) in enumerate(facts["subsets"].items()):
+        paper = [splits.TABLE_1[label][number] for label in ("down_syndrome", "healthy")]
+        cells = [row["down_syndrome"], row["healthy"], row["n"], f"{row['share']:.1%}", row["groups"], *paper]
+        lines.append(f"| {subset} | " + " | ".join(map(str, cells)) + " |")
+    groups = facts["groups"]
+    lines += [
+        "",
+        f"Scheme {facts['scheme']}, seed {facts['seed']}. {facts['n']} images in {groups['n']} groups; "
+        f"{groups['of_several_images']} groups of several images, the largest of {groups['largest']}; "
+        f"{groups['of_both_classes']} with images of both classes; "
+        f"{groups['in_several_subsets']} with images in several subsets.",
+    ]
+    for key, what in (("off_target", "wanted"), ("off_paper", "in the paper")):
+        for off in facts.get(key, []):
+            lines += ["", f"{off['subset']}, {off['label']}: {off['is']} images, {off['wanted']} {what}."]
+    if "folds" in facts:
+        lines += ["", "| fold | Down syndrome | healthy | n | groups |", "|---|---|---|---|---|"]
+    for fold, row in facts.get("folds", {}).items():
+        lines.append(f"| {fold} | {row['down_syndrome']} | {row['healthy']} | {row['n']} | {row['groups']} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run(main)
