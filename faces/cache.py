@@ -1,0 +1,66 @@
+"""Arrays and checkpoints kept between runs, outside DVC's outputs: losing them costs time, never a result.
+
+They lie in `.cache` (or where the environment variable FACES_CACHE points), each named by a hash of everything that
+determines its content. Arrays are files mapped into memory, so their size is bounded by the disk; when together
+they exceed FACES_CACHE_GB (default 10), those that have not been used for longest go first.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def folder(name: str) -> Path:
+    """Return a folder of the cache, making it if need be."""
+    path = Path(os.environ.get("FACES_CACHE", ".cache")) / name
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def fingerprint(**facts: Any) -> str:
+    """Return a SHA-256 over named facts (anything JSON can hold)."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def array(key: str, shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[[Tensor], None]) -> Tensor:
+    """Return the array of this key, mapped from the cache; `fill` computes it in place if it is not there.
+
+    Errors: OSError (ENOSPC) before anything is computed if the disk cannot hold it.
+    """
+    path = folder("arrays") / f"{key}.bin"
+    n = torch.Size(shape).numel()
+    size = n * torch.empty((), dtype=dtype).element_size()
+    if not (path.exists() and path.stat().st_size == size):
+        _make_room(path.parent, size)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{key[:16]}.")
+        try:
+            os.posix_fallocate(handle, 0, size) if hasattr(os, "posix_fallocate") else os.truncate(handle, size)
+            fill(torch.from_file(name, shared=True, size=n, dtype=dtype).view(shape))
+            os.fsync(handle)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(handle)
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return torch.from_file(str(path), shared=False, size=n, dtype=dtype).view(shape)
+
+
+def _make_room(arrays: Path, size: int) -> None:
+    limit = float(os.environ.get("FACES_CACHE_GB", "10")) * 1e9
+    files = sorted(((p.stat().st_mtime, p.stat().st_size, p) for p in arrays.glob("*.bin")), reverse=True)
+    used = float(size)
+    for _, length, path in files:
+        used += length
+        if used > limit:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,122 @@
+"""What the frozen body makes of the images, computed once per epoch and shared by every run that draws the same.
+
+Augmentation is a function of (seed, epoch, row), and the frozen body never changes, so its output for an epoch does
+not depend on batch size or learning rate: trials that differ only in these read each other's features. Those of
+validation and test images, which nothing random enters, are computed once for all epochs.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import __version__ as pillow_version
+from torch import Tensor
+from torchvision.models import ResNet
+
+from faces import cache, images, model, transforms
+from faces.files import file_sha256
+from faces.params import Recipe, Transforms
+
+CHUNK = 64  # images that go through the body at once, whatever the run's batch size
+
+Progress = Callable[[int], object]  # told how many more images are done
+
+
+@dataclass(frozen=True)
+class Images:
+    """A subset's decoded images: pixels uint8 [N, 3, size, size], y_true int64 [N], and a key of their content."""
+
+    pixels: Tensor
+    y_true: Tensor
+    key: str
+
+
+def load_subset(root: Path, splits: pd.DataFrame, subset: str, size: int) -> Images:
+    """Decode the images of a subset (rows of splits.csv, in their order), or map them if they were before."""
+    rows = splits[splits["subset"] == subset]
+    paths = [str(path) for path in rows["path"]]
+    hashes = [file_sha256(root / path) for path in paths]
+    key = cache.fingerprint(kind="pixels", hashes=hashes, size=size, pillow=pillow_version)
+
+    def fill(out: Tensor) -> None:
+        images.load(root, paths, size, out=out.permute(0, 3, 1, 2).numpy())
+
+    pixels = cache.array(key, (len(paths), size, size, 3), torch.uint8, fill)
+    y_true = torch.from_numpy(rows["y_true"].to_numpy(dtype=np.int64, copy=True))
+    return Images(pixels.permute(0, 3, 1, 2), y_true, key)
+
+
+class FrozenFeatures:
+    """The body's features of any images, in any epoch."""
+
+    def __init__(self, network: ResNet, recipe: Recipe, params: Transforms, seed: int, device: torch.device) -> None:
+        self.body = model.Body(network, recipe.freeze, recipe.precision).to(device)
+        self.params = params
+        self.seed = seed
+        self.device = device
+        probe = torch.zeros(1, 3, params.crop, params.crop, dtype=torch.uint8, device=device)
+        self.shape = tuple(self.body(probe).shape[1:])  # (C, h, w)
+        self.computed = self.reused = 0  # images
+        self.facts = {
+            "kind": "features",
+            "weights": _sha256(self.body),
+            "freeze": recipe.freeze,
+            "precision": recipe.precision,
+            "transforms": params.model_dump(mode="json"),
+            "device": device.type,
+            "threads": torch.get_num_threads() if device.type == "cpu" else 0,
+            "torch": torch.__version__,
+            "pillow": pillow_version,
+            "code": [file_sha256(Path(str(module.__file__))) for module in (images, model, transforms)],
+        }
+
+    def train(self, subset: Images, epoch: int, progress: Progress) -> Tensor:
+        """Return the features [N, C, h, w] of an epoch's augmented images; rows as in `subset`."""
+        boxes, flips = transforms.draw(len(subset.pixels), self.params, self.seed, epoch)
+        return self._features(subset, boxes, flips, progress, seed=self.seed, epoch=epoch)
+
+    def clean(self, subset: Images) -> Tensor:
+        """Return the features [N, C, h, w] of the images as they are in evaluation."""
+        return self._features(subset, *transforms.whole(len(subset.pixels), self.params), progress=lambda n: None)
+
+    def _features(
+        self,
+        subset: Images,
+        boxes: transforms.Boxes,
+        flips: np.typing.NDArray[np.bool_],
+        progress: Progress,
+        **draw: int,
+    ) -> Tensor:
+        n = len(subset.pixels)
+        computed = 0
+
+        def fill(
+            out: Tensor,
+        ) -> None:  # [N, h, w, C]: channels last, as the body computes and the tail reads them
+            nonlocal computed
+            for start in range(0, n, CHUNK):
+                rows = slice(start, start + CHUNK)
+                batch = transforms.crop(subset.pixels[rows], boxes[rows], flips[rows], self.params.crop)
+                out[rows] = self.body(batch.to(self.device)).permute(0, 2, 3, 1).cpu()
+                progress(len(batch))
+                computed += len(batch)
+
+        channels, height, width = self.shape
+        key = cache.fingerprint(**self.facts, images=subset.key, **draw)
+        features = cache.array(key, (n, height, width, channels), self.body.dtype, fill)
+        progress(n - computed)
+        self.computed += computed
+        self.reused += n - computed
+        return features.permute(0, 3, 1, 2)
+
+
+def _sha256(body: model.Body) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in body.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().float().numpy().tobytes())
+    return digest.hexdigest()

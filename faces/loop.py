@@ -1,0 +1,152 @@
+"""Training with early stopping: one epoch, evaluation, and the whole run."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from faces.checkpoint import Checkpoint
+from faces.features import FrozenFeatures, Images, Progress
+from faces.model import Tail
+from faces.params import Recipe
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of history.csv; the losses are mean cross-entropies, the accuracies fractions."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The history of a run; its tail holds the weights of the best epoch."""
+
+    history: list[Epoch]
+    best_epoch: int
+    seconds: float  # spent on the epochs, before and after an interruption
+
+
+def train_one_epoch(
+    tail: Tail,
+    features: Tensor,
+    y_true: Tensor,
+    order: Tensor,
+    batch_size: int,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[float, float]:
+    """Train on every image once, in `order` (rows [N]); return mean loss and accuracy as they were on the way."""
+    tail.train()
+    criterion = nn.CrossEntropyLoss()
+    loss_sum = torch.zeros((), dtype=torch.float64)
+    right = 0
+    for rows in torch.split(order, batch_size):
+        x = features[rows].to(device)  # [B, C, h, w]
+        y = y_true[rows].to(device)
+        logits = tail(x)
+        loss = criterion(logits, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach().double().cpu() * len(rows)
+        right += int((logits.argmax(dim=1) == y).sum())
+        progress(len(rows))
+    return loss_sum.item() / len(order), right / len(order)
+
+
+@torch.inference_mode()
+def predict(tail: Tail, features: Tensor, device: torch.device) -> Tensor:
+    """Return the logits float32 [N, 2] of features [N, C, h, w]."""
+    tail.eval()
+    return torch.cat([tail(x.to(device)).cpu() for x in torch.split(features, EVALUATION_BATCH)])
+
+
+def evaluate(tail: Tail, features: Tensor, y_true: Tensor, device: torch.device) -> tuple[float, float]:
+    """Return mean loss and accuracy."""
+    logits = predict(tail, features, device)
+    loss = nn.functional.cross_entropy(logits.double(), y_true)
+    return loss.item(), (logits.argmax(dim=1) == y_true).double().mean().item()
+
+
+def fit(
+    tail: Tail,
+    frozen: FrozenFeatures,
+    train: Images,
+    validation: Images,
+    recipe: Recipe,
+    seed: int,
+    checkpoint: Checkpoint,
+    report: Callable[[list[Epoch]], None],
+    progress: Progress,
+) -> Fit:
+    """Train with AdamW (paper, equations 3-5) until the validation loss has not fallen for `patience` epochs.
+
+    `report` is told the history after every epoch. The state is saved then too, and taken up again if it is there:
+    an interrupted run ends with the same bytes as one that was not.
+    """
+    device = frozen.device
+    optimizer = torch.optim.AdamW(
+        tail.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+    history: list[Epoch] = []
+    best: dict[str, Tensor] = {}
+    seconds = 0.0
+    saved = checkpoint.load()
+    if saved is not None:
+        tail.load_state_dict(saved["tail"])
+        optimizer.load_state_dict(saved["optimizer"])
+        history = [Epoch(**line) for line in saved["history"]]
+        best = saved["best"]
+        seconds = saved["seconds"]
+        report(history)
+
+    clean = frozen.clean(validation)
+    n = len(train.pixels)
+    while not _finished(history, recipe):
+        started = time.perf_counter()
+        epoch = len(history) + 1
+        features = frozen.train(train, epoch, progress)
+        order = torch.from_numpy(np.random.Generator(np.random.Philox(key=[seed, 2**32 + epoch])).permutation(n))
+        train_loss, train_accuracy = train_one_epoch(
+            tail, features, train.y_true, order, recipe.batch_size, optimizer, device, progress
+        )
+        val_loss, val_accuracy = evaluate(tail, clean, validation.y_true, device)
+        history.append(Epoch(epoch, train_loss, train_accuracy, val_loss, val_accuracy))
+        if best_epoch(history) == epoch:  # copied: the live weights go on changing
+            best = {key: value.detach().cpu().clone() for key, value in tail.state_dict().items()}
+        seconds += time.perf_counter() - started
+        checkpoint.save(
+            {
+                "tail": tail.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "history": [asdict(line) for line in history],
+                "best": best,
+                "seconds": seconds,
+            }
+        )
+        report(history)
+
+    tail.load_state_dict(best)
+    return Fit(history, best_epoch(history), seconds)
+
+
+def best_epoch(history: list[Epoch]) -> int:
+    """Return the first epoch with the lowest validation loss."""
+    return min(history, key=lambda line: (line.val_loss, line.epoch)).epoch
+
+
+def _finished(history: list[Epoch], recipe: Recipe) -> bool:
+    if not history:
+        return False
+    return len(history) >= recipe.max_epochs or len(history) - best_epoch(history) >= recipe.patience

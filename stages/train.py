@@ -1,0 +1,153 @@
+"""Fine-tune the pretrained ResNet-34 with one run's hyperparameters: a trial's, or those of the active run."""
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from faces.cli import InputError, run
+from faces.files import file_sha256, write_atomically, write_json
+from faces.params import load_params
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
+
+    from faces.loop import Epoch
+
+HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+def main(
+    data: Path,
+    splits: Path,
+    weights: Path,
+    weights_facts: Path,
+    run_name: str,
+    out: Path,
+    reuse: Annotated[list[Path] | None, typer.Option(help="a finished run to take if it is the same")] = None,
+) -> None:
+    """Train the run `run_name` (train, or trials.<name>) and write its model, history and facts into `out`."""
+    params = load_params()
+    recipe = params.recipe(run_name)
+
+    import pandas as pd
+    import torch
+    from tqdm import tqdm
+
+    from faces import determinism, loop, machine
+    from faces.cache import fingerprint
+    from faces.checkpoint import Checkpoint
+    from faces.features import FrozenFeatures, load_subset
+    from faces.model import Tail, build
+
+    determinism.enable()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    table = pd.read_csv(splits)
+    train, validation = (load_subset(data, table, name, params.transforms.resize) for name in ("train", "validation"))
+    if not len(train.pixels) or not len(validation.pixels):
+        raise InputError(f"{splits}: the training or the validation subset is empty; there are too few images")
+
+    identity = {
+        "recipe": recipe.model_dump(mode="json"),
+        "transforms": params.transforms.model_dump(mode="json"),
+        "seed": params.seed,
+        "weights": json.loads(weights_facts.read_text(encoding="utf-8")),
+        "images": [train.key, validation.key],
+    }
+    finished = _find(reuse or [], identity)
+    if finished is not None:
+        _take(finished, run_name, out)
+        print(f"{run_name}: the same run as {finished}, taken from there")
+        return
+
+    network = build(weights, params.seed)
+    frozen = FrozenFeatures(network, recipe, params.transforms, params.seed, device)
+    tail = Tail(network, recipe.freeze, recipe.precision).to(device)
+    code = [file_sha256(Path(file)) for file in (__file__, loop.__file__)]
+    checkpoint = Checkpoint(fingerprint(identity=identity, features=frozen.facts, code=code))
+    with tqdm(total=2 * len(train.pixels), unit=" images", desc=f"{run_name} epoch 1", disable=None) as bar:
+
+        def report(history: list[loop.Epoch]) -> None:
+            _write_history(out / "history.csv", history)
+            bar.write(f"{run_name} {_in_words(history[-1])}")
+            bar.reset()
+            bar.set_description(f"{run_name} epoch {len(history) + 1}")
+
+        fit = loop.fit(tail, frozen, train, validation, recipe, params.seed, checkpoint, report, progress=bar.update)
+
+    _write_model(out / "model.pt", network)
+    write_json(
+        out / "run.json",
+        {
+            "run": run_name,
+            "source": params.data.kind,
+            **identity,
+            "n_train": len(train.pixels),
+            "n_validation": len(validation.pixels),
+            "stopped_epoch": len(fit.history),
+            "best_epoch": fit.best_epoch,
+            "at_best": asdict(fit.history[fit.best_epoch - 1]),
+            "at_stop": asdict(fit.history[-1]),
+            "device": device.type,
+            "model_sha256": file_sha256(out / "model.pt"),
+        },
+    )
+    write_json(
+        out / "timing.json",
+        {
+            "seconds": round(fit.seconds, 1),
+            "epochs": len(fit.history),
+            "images_through_frozen_body": frozen.computed,
+            "images_with_shared_features": frozen.reused,
+            "hardware": machine.hardware(device.type),
+            "versions": machine.versions(),
+        },
+    )
+    checkpoint.remove()
+
+
+def _find(reuse: list[Path], identity: dict[str, Any]) -> Path | None:
+    for folder in reuse:
+        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if all(facts[key] == value for key, value in identity.items()):
+            return folder
+    return None
+
+
+def _take(finished: Path, run_name: str, out: Path) -> None:
+    for name in ("model.pt", "history.csv", "timing.json"):
+        write_atomically(out / name, (finished / name).read_bytes())
+    facts = json.loads((finished / "run.json").read_text(encoding="utf-8"))
+    write_json(out / "run.json", {**facts, "run": run_name})
+
+
+def _write_history(path: Path, history: list["Epoch"]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
+    writer.writeheader()
+    for epoch in history:
+        writer.writerow({key: round(value, 6) for key, value in asdict(epoch).items()})
+    write_atomically(path, text.getvalue().encode())
+
+
+def _in_words(epoch: "Epoch") -> str:
+    return (
+        f"epoch {epoch.epoch}: train loss {epoch.train_loss:.4f}, accuracy {epoch.train_accuracy:.4f}; "
+        f"validation loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.4f}"
+    )
+
+
+def _write_model(path: Path, network: "ResNet") -> None:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    run(main)
