@@ -1,0 +1,64 @@
+"""Score validation and test images with a trained run, and measure how well it does."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from faces.cli import InputError, run
+from faces.files import write_atomically, write_json
+from faces.params import Recipe, load_params
+
+
+def main(
+    data: Path,
+    splits: Path,
+    model: Path,
+    out_predictions: Path,
+    out_metrics: Path,
+    out_plots: Path,
+    headline: Annotated[Path | None, typer.Option(help="also write the few numbers that stand for the run")] = None,
+) -> None:
+    """Write predictions (path, subset, y_true, y_score), the metrics made from them, and the curves to plot."""
+    params = load_params()
+    facts = json.loads((model / "run.json").read_text(encoding="utf-8"))
+
+    import pandas as pd
+    import torch
+
+    from faces import determinism, metrics
+    from faces.features import FrozenFeatures, load_subset
+    from faces.loop import predict
+    from faces.model import Tail, load_model
+
+    determinism.enable()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    recipe = Recipe.model_validate(facts["recipe"])
+    network = load_model(model / "model.pt")
+    frozen = FrozenFeatures(network, recipe, params.transforms, facts["seed"], device)
+    tail = Tail(network, recipe.freeze, recipe.precision).to(device)
+
+    table = pd.read_csv(splits)
+    parts = []
+    for name in ("test", "validation"):
+        rows = table[table["subset"] == name].sort_values("path")
+        if rows.empty:
+            raise InputError(f"{splits}: the {name} subset is empty; there are too few images")
+        images = load_subset(data, rows, name, params.transforms.resize)
+        logits = predict(tail, frozen.clean(images), device)  # [N, 2]
+        y_score = logits.double().softmax(dim=1)[:, 1]  # paper, equation 2
+        parts.append(rows[["path", "subset", "y_true"]].assign(y_score=y_score.numpy().round(6)))
+    predictions = pd.concat(parts)
+
+    write_atomically(out_predictions, predictions.to_csv(index=False, lineterminator="\n").encode())
+    document = metrics.evaluate_predictions(predictions, params.evaluate, facts)
+    write_json(out_metrics, document)
+    if headline is not None:
+        write_json(headline, metrics.headline(document))
+    for name, curve in metrics.curves(predictions, params.evaluate.confidence).items():
+        write_atomically(out_plots / f"{name}.csv", curve.to_csv(index=False, lineterminator="\n").encode())
+
+
+if __name__ == "__main__":
+    run(main)
