@@ -1,0 +1,37 @@
+# Everything a person or CI does with this repository; `make help` lists it.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export FACES_CACHE ?= $(CURDIR)/.cache
+export DVC_NO_ANALYTICS := 1
+READY := .venv/.installed
+
+.PHONY: help install demo repro test check
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+install: $(READY)  ## make .venv with the pinned, hashed requirements
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than Python 3.11; run: make PYTHON=python3.12 ..."; exit 1; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --require-hashes --no-deps -r <(grep -A 1000 '^uv==' requirements.txt | sed '1n; /^[a-z]/,$$d')
+	.venv/bin/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.txt
+	touch $@
+
+demo: $(READY)  ## the whole pipeline on drawn faces: no account, no network, under 3 minutes
+	python -m ci.demo .demo
+
+repro: $(READY)  ## the whole pipeline on the real images; ARCHIVE=kaggle.zip WEIGHTS=file.pth if Kaggle is out of reach
+	$(if $(ARCHIVE),python -m faces.kaggle_dataset '$(ARCHIVE)')
+	$(if $(WEIGHTS),install -D -m 644 '$(WEIGHTS)' downloads/weights.pth)
+	dvc repro
+
+test: $(READY)  ## the test suite
+	python -m pytest -n 2
+
+check: $(READY)  ## format, lint, types
+	ruff format --check .
+	ruff check .
+	mypy
