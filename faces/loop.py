@@ -1,5 +1,8 @@
 """Training with early stopping: one epoch, evaluation, and the whole run."""
 
+import contextlib
+import gc
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from faces.checkpoint import Checkpoint
+from faces.cli import InputError
 from faces.features import FrozenFeatures, Images, Progress
 from faces.model import Tail
 from faces.params import Recipe
@@ -46,23 +50,50 @@ def train_one_epoch(
     device: torch.device,
     progress: Progress,
 ) -> tuple[float, float]:
-    """Train on every image once, in `order` (rows [N]); return mean loss and accuracy as they were on the way."""
+    """Train on every image once, in `order` (rows [N]); return mean loss and accuracy as they were on the way.
+
+    Errors: InputError, with the largest power of two that fits, if the device's memory does not hold a batch.
+    """
     tail.train()
     criterion = nn.CrossEntropyLoss()
     loss_sum = torch.zeros((), dtype=torch.float64)
     right = 0
     for rows in torch.split(order, batch_size):
-        x = features[rows].to(device)  # [B, C, h, w]
-        y = y_true[rows].to(device)
-        logits = tail(x)
-        loss = criterion(logits, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        try:
+            x = features[rows].to(device)  # [B, C, h, w]
+            y = y_true[rows].to(device)
+            logits = tail(x)
+            loss = criterion(logits, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        except torch.OutOfMemoryError:
+            fits = _largest_batch(tail, features, batch_size, device)
+            raise InputError(
+                f"the memory of {device} does not hold a batch of {batch_size}; batch_size {fits} fits"
+                if fits
+                else f"the memory of {device} does not hold even one image in training; free some or use the CPU"
+            ) from None
         loss_sum += loss.detach().double().cpu() * len(rows)
         right += int((logits.argmax(dim=1) == y).sum())
         progress(len(rows))
     return loss_sum.item() / len(order), right / len(order)
+
+
+def _largest_batch(tail: Tail, features: Tensor, below: int, device: torch.device) -> int:
+    """Return the largest power of two under `below` that can be trained on, or 0; the tail is of no use then."""
+    size = 1 << (below - 1).bit_length() >> 1
+    while size:
+        tail.zero_grad()
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        with contextlib.suppress(torch.OutOfMemoryError):
+            rows = torch.arange(size) % len(features)
+            tail(features[rows].to(device)).sum().backward()
+            return size
+        size //= 2
+    return 0
 
 
 @torch.inference_mode()
@@ -122,6 +153,10 @@ def fit(
             tail, features, train.y_true, order, recipe.batch_size, optimizer, device, progress
         )
         val_loss, val_accuracy = evaluate(tail, clean, validation.y_true, device)
+        if not math.isfinite(train_loss + val_loss):
+            raise InputError(
+                f"the loss is no longer finite in epoch {epoch}; learning_rate {recipe.learning_rate} is too high"
+            )
         history.append(Epoch(epoch, train_loss, train_accuracy, val_loss, val_accuracy))
         if best_epoch(history) == epoch:  # copied: the live weights go on changing
             best = {key: value.detach().cpu().clone() for key, value in tail.state_dict().items()}
