@@ -1,0 +1,131 @@
+"""Show where the active run looks: Grad-CAM averages, the occlusion check, and a gallery of the mistakes.
+
+The averages show no person and go to Git; the gallery shows photographs and stays in the DVC cache.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from faces.cli import InputError, run
+from faces.files import write_atomically, write_json
+from faces.params import Transforms, load_params
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def main(data: Path, splits: Path, model: Path, out_metrics: Path, out_plots: Path, out_gallery: Path) -> None:
+    """Explain the active run on the test subset."""
+    confidence = load_params().evaluate.confidence
+    facts = json.loads((model / "run.json").read_text(encoding="utf-8"))
+    transforms = Transforms.model_validate(facts["transforms"])
+    test = pd.read_csv(splits).query("subset == 'test'").sort_values("path", ignore_index=True)
+    if set(test["y_true"]) != {0, 1}:
+        raise InputError(f"{splits}: the test subset lacks a class; raise split.test in params.yaml")
+
+    import torch
+
+    from faces import determinism, explain, plots
+    from faces.images import LABELS, load
+    from faces.model import load_model
+    from faces.transforms import center
+
+    determinism.enable()
+    y_true = test["y_true"].to_numpy()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    network = load_model(model / "model.pt").to(device)
+    photos = load(data, test["path"].tolist(), transforms.resize)
+    images = center(torch.from_numpy(photos), transforms).to(device)
+    logits, maps = explain.grad_cam(network, images)
+
+    middle = explain.middle_mask(transforms.crop)
+    averages = {label: maps[y_true == index].mean(axis=0) for index, label in enumerate(LABELS)}
+    answers = {
+        "whole picture": logits.argmax(1),
+        "middle hidden": explain.predict(network, explain.hide(images, "middle")),
+        "only the middle": explain.predict(network, explain.hide(images, "surroundings")),
+    }
+    accuracy = {name: _accuracy(y_true, y_pred, confidence) for name, y_pred in answers.items()}
+    metrics = {
+        "run": facts["run"],
+        "source": facts["source"],
+        "class_explained": "the predicted one",
+        "middle_area": round(float(middle.mean()), 4),
+        "heat_in_middle": {
+            label: {"value": round(float(average[middle].sum()), 4), "n": int((y_true == index).sum())}
+            for index, (label, average) in enumerate(averages.items())
+        },
+        "accuracy": {name.replace(" ", "_"): row for name, row in accuracy.items()},
+    }
+
+    write_json(out_metrics, metrics)
+    largest = max(float(average.max()) for average in averages.values())
+    for index, (label, average) in enumerate(averages.items()):
+        what = f"Average Grad-CAM, {plots.NAMES[label]}"
+        heading = plots.title(what, facts["run"], int((y_true == index).sum()), facts["source"])
+        plots.save(plots.heat_map(average, middle, heading, largest), out_plots / f"{label}.png")
+    heading = plots.title("Occlusion", facts["run"], len(test), facts["source"])
+    plots.save(plots.intervals(accuracy, "test accuracy", heading), out_plots / "occlusion.png")
+    write_gallery(out_gallery, facts, test, photos, logits, maps)
+
+
+def _accuracy(y_true: npt.NDArray[np.int64], y_pred: npt.NDArray[np.int64], confidence: float) -> dict[str, Any]:
+    from faces.statistics import wilson
+
+    right, n = int((y_true == y_pred).sum()), len(y_true)
+    low, high = wilson(right, n, confidence)
+    return {
+        "value": round(right / n, 6),
+        "low": round(low, 6),
+        "high": round(high, 6),
+        "n": n,
+        "method": "Wilson",
+    }
+
+
+def write_gallery(
+    folder: Path,
+    facts: dict[str, Any],
+    test: pd.DataFrame,
+    photos: npt.NDArray[np.uint8],
+    logits: npt.NDArray[np.float32],
+    maps: npt.NDArray[np.float32],
+) -> None:
+    """Write each test image with its map, and index.html with the mistakes first, the surest on top.
+
+    photos [N, 3, R, R], logits [N, 2], maps [N, S, S], in the order of the rows of `test`.
+    """
+    import jinja2
+    from PIL import Image
+
+    from faces.explain import overlay
+    from faces.plots import run_name
+
+    y_score = 1 / (1 + np.exp(logits[:, 0].astype(np.float64) - logits[:, 1]))
+    rows = []
+    for i, (path, label, y_true) in enumerate(test[["path", "label", "y_true"]].itertuples(index=False)):
+        heat = np.asarray(Image.fromarray(maps[i]).resize(photos.shape[2:], Image.Resampling.BILINEAR))
+        names = {"photo": f"{path}.photo.jpg", "map": f"{path}.map.jpg"}
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photos[i].transpose(1, 2, 0)).save(folder / names["photo"], quality=85)
+        Image.fromarray(overlay(photos[i], heat)).save(folder / names["map"], quality=85)
+        sure = y_score[i] if y_true == 0 else 1 - y_score[i]  # probability of the wrong class
+        rows.append({"path": path, "label": label, "y_score": y_score[i], "sure": sure, **names})
+    rows.sort(key=lambda row: (-row["sure"], row["path"]))
+    wrong = [row for row in rows if row["sure"] > 0.5]
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = env.get_template("gallery.html").render(
+        run=run_name(facts["run"]), source=facts["source"], wrong=wrong, right=rows[len(wrong) :]
+    )
+    write_atomically(folder / "index.html", page.encode())
+
+
+if __name__ == "__main__":
+    run(main)

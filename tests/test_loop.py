@@ -1,0 +1,158 @@
+"""Training: the same bytes after an interruption, early stopping, and failures that say what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models import resnet34
+
+from faces import determinism, loop
+from faces.checkpoint import Checkpoint
+from faces.cli import InputError
+from faces.features import FrozenFeatures, Images
+from faces.loop import Epoch, Fit
+from faces.model import Tail, build
+from faces.params import Recipe, Transforms
+
+SMALL = Transforms(resize=32, crop=32, scale=(0.5, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
+RECIPE = Recipe(  # only the head is trained, which is quick
+    batch_size=8, learning_rate=0.001, freeze="layer4", max_epochs=3, patience=3, weight_decay=0.01, precision="bf16"
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet34.pth"
+    torch.save(resnet34(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACES_CACHE", str(tmp_path / "cache"))
+    determinism.enable()
+
+
+def images(n: int, name: str) -> Images:
+    generator = torch.Generator().manual_seed(n)
+    y_true = torch.arange(n) % 2
+    pixels = torch.randint(0, 128, (n, 3, 32, 32), generator=generator) + 100 * y_true.view(n, 1, 1, 1)
+    return Images(pixels.to(torch.uint8), y_true, key=name)
+
+
+def train(
+    weights: Path,
+    recipe: Recipe = RECIPE,
+    stop_after: int | None = None,
+    wrap: Any = None,
+) -> tuple[Fit, dict[str, Tensor], FrozenFeatures]:
+    """Run a whole fit on drawn noise, or interrupt it after an epoch's report."""
+    network = build(weights, seed=1)
+    frozen = FrozenFeatures(network, recipe, SMALL, 1, CPU)
+    tail = Tail(network, recipe.freeze, recipe.precision)
+    if wrap is not None:
+        wrap(tail)
+
+    def report(history: list[Epoch]) -> None:
+        if stop_after is not None and len(history) == stop_after:
+            raise KeyboardInterrupt
+
+    fit = loop.fit(
+        tail, frozen, images(20, "train"), images(10, "val"), recipe, 1, Checkpoint("k"), report, lambda n: None
+    )
+    return fit, network.state_dict(), frozen
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_twice_the_same_and_after_an_interruption_too(weights: Path) -> None:
+    recipe = RECIPE.model_copy(update={"freeze": "layer3", "max_epochs": 2})
+    fit, state, _ = train(weights, recipe)
+    Checkpoint("k").remove()
+    again, state_again, _ = train(weights, recipe)
+    assert again.history == fit.history
+    assert same(state_again, state)
+
+    Checkpoint("k").remove()
+    for epoch in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train(weights, recipe, stop_after=epoch)
+    resumed, resumed_state, _ = train(weights, recipe)
+    assert resumed.history == fit.history
+    assert same(resumed_state, state)
+
+
+def test_the_best_epochs_weights_are_restored(weights: Path) -> None:
+    fit, state, frozen = train(weights)
+    tail = Tail(build(weights, seed=1), "layer4", "bf16")
+    tail.load_state_dict({key: value for key, value in state.items() if key.startswith("fc.")})
+    val_loss, val_accuracy = loop.evaluate(tail, frozen.clean(images(10, "val")), images(10, "val").y_true, CPU)
+    best = fit.history[fit.best_epoch - 1]
+    assert (val_loss, val_accuracy) == (best.val_loss, best.val_accuracy)
+    assert best.val_loss == min(epoch.val_loss for epoch in fit.history)
+
+
+def test_it_learns(weights: Path) -> None:
+    recipe = RECIPE.model_copy(update={"max_epochs": 8, "patience": 8})
+    fit, _, _ = train(weights, recipe)
+    assert fit.history[-1].train_loss < fit.history[0].train_loss
+
+
+def test_early_stopping_counts_epochs_since_the_best() -> None:
+    def history(*losses: float) -> list[Epoch]:
+        return [Epoch(i, 0.0, 0.0, loss, 0.0) for i, loss in enumerate(losses, start=1)]
+
+    recipe = RECIPE.model_copy(update={"patience": 2, "max_epochs": 5})
+    assert not loop._finished(history(), recipe)
+    assert not loop._finished(history(3, 2, 2.5), recipe)
+    assert loop._finished(history(3, 2, 2.5, 2), recipe)
+    assert loop._finished(history(5, 4, 3, 2, 1), recipe)
+    assert loop.best_epoch(history(3, 2, 2.5, 2)) == 2
+
+
+def test_runs_that_differ_in_batch_size_share_the_bodys_work(weights: Path) -> None:
+    _, _, first = train(weights)
+    Checkpoint("k").remove()
+    _, _, second = train(weights, RECIPE.model_copy(update={"batch_size": 5, "learning_rate": 0.0001}))
+    assert first.computed == 3 * 20 + 10
+    assert (second.computed, second.reused) == (0, 3 * 20 + 10)
+
+
+def test_shared_features_are_those_computed(weights: Path) -> None:
+    frozen = FrozenFeatures(build(weights, seed=1), RECIPE, SMALL, 1, CPU)
+    computed = frozen.train(images(20, "train"), 1, lambda n: None).clone()
+    assert torch.equal(frozen.train(images(20, "train"), 1, lambda n: None), computed)
+    assert not torch.equal(frozen.train(images(20, "train"), 2, lambda n: None), computed)
+
+
+@pytest.mark.parametrize(("fits", "says"), [(4, "batch_size 4 fits"), (0, "not hold even one image")])
+def test_out_of_memory_names_the_batch_size_that_fits(weights: Path, fits: int, says: str) -> None:
+    def wrap(tail: Tail) -> None:
+        forward = tail.forward
+
+        def limited(features: Tensor) -> Tensor:
+            if len(features) > fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(features)
+
+        tail.forward = limited  # type: ignore[method-assign]
+
+    with pytest.raises(InputError, match=says):
+        train(weights, wrap=wrap)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(weights: Path) -> None:
+    with pytest.raises(InputError, match="no longer finite in epoch 1"):
+        train(weights, wrap=lambda tail: tail.fc.weight.data.fill_(float("nan")))
+
+
+def test_a_damaged_checkpoint_costs_the_start_not_the_run(weights: Path) -> None:
+    Checkpoint("k").path.write_bytes(b"not a checkpoint")
+    fit, _, _ = train(weights)
+    assert len(fit.history) == 3

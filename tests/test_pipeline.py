@@ -1,0 +1,142 @@
+"""dvc.yaml against the code, and the whole pipeline on the drawn sample: complete, honest, the same twice."""
+
+import contextlib
+import hashlib
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pipeline import READ_ONLY_PARAMETERS, Stage, imported, parameters_read, stages
+
+from ci import demo
+
+STAGES = stages()
+SMALL = demo.overlay(
+    demo.SAMPLE,
+    {"sample": {"images_per_class": 40}, "fit": {"max_epochs": 2, "freeze": "layer3"}, "evaluate": {"resamples": 200}},
+)
+# times and what shows them, and what names the commit: the only outputs that differ from run to run
+MEASURED = {"timing.json", "index.html", "tables.md", "MODEL_CARD.md"}
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_depends_on_the_modules_it_imports(stage: Stage) -> None:
+    code = {dep for dep in stage.deps if dep.endswith(".py")}
+    assert code == imported(stage.file) - READ_ONLY_PARAMETERS
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_declares_the_parameters_it_reads(stage: Stage) -> None:
+    declared = {param.split(".")[0] for param in stage.params}
+    assert parameters_read(stage.file) <= declared
+    assert stage.desc
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_command_names_its_inputs_and_outputs(stage: Stage) -> None:
+    command = [Path(word) for word in stage.cmd[3:]]
+    data = [Path(dep) for dep in stage.deps if not dep.endswith((".py", ".html", ".md")) or dep.startswith("metrics/")]
+    for path in [*data, *map(Path, stage.outs)]:
+        assert any(word == path or word in path.parents for word in command), path
+    assert stage.cmd[:2] == ["python", "-m"]
+
+
+def test_stages_never_import_stages() -> None:
+    for stage in STAGES:
+        assert {module for module in imported(stage.file) if module.startswith("stages/")} == {stage.file}
+
+
+def test_every_trial_has_a_part_in_what_looks_at_all_of_them() -> None:
+    trials = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["trials"]
+    for name in ("compare", "train", "plot", "report"):
+        stage = next(stage for stage in STAGES if stage.name == name)
+        for trial in trials:
+            assert any(trial in dep for dep in stage.deps), f"{name} does not depend on {trial}"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project in which `dvc repro` has rebuilt everything from the drawn sample."""
+    target = tmp_path_factory.mktemp("sample with a space") / "project"
+    before = results_in_git()
+    demo.prepare(target, SMALL)
+    demo.reproduce(target)
+    assert results_in_git() == before, "the demo wrote into the repository"
+    return target
+
+
+def results_in_git() -> dict[str, bytes]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "*.lock", "*.dvc", "*.yaml", "metrics", "plots"], capture_output=True
+    )
+    return {
+        name: Path(name).read_bytes() for name in listed.stdout.decode().split("\0") if name and Path(name).exists()
+    }
+
+
+def digests(root: Path) -> dict[str, str]:
+    found = {}
+    for stage in STAGES:
+        for out in stage.outs:
+            path = root / out
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file() and file.name not in MEASURED:
+                    found[file.relative_to(root).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+def test_the_sample_pipeline_writes_every_output(sample: Path) -> None:
+    for stage in STAGES:
+        for out in stage.outs:
+            assert (sample / out).exists(), out
+    status = subprocess.run(
+        [sys.executable, "-m", "dvc", "status"], cwd=sample, check=True, capture_output=True, text=True
+    )
+    assert "up to date" in status.stdout
+
+
+def test_every_result_of_the_sample_says_so(sample: Path) -> None:
+    for path in [*(sample / "metrics/trials").glob("*.json"), sample / "metrics/active.json"]:
+        assert json.loads(path.read_text(encoding="utf-8"))["source"] == "sample"
+    for name in ("comparison.md", "data.md", "split.md", "probes.md"):
+        assert "sample" in (sample / "metrics" / name).read_text(encoding="utf-8").lower(), name
+    assert "sample" in (sample / "MODEL_CARD.md").read_text(encoding="utf-8").lower()
+    assert "sample" in (sample / "reports/index.html").read_text(encoding="utf-8").lower()
+    comparison = json.loads((sample / "metrics/comparison.json").read_text(encoding="utf-8"))
+    assert all(claim["verdict"] is None for claim in comparison["claims"])
+
+
+def test_the_active_run_is_the_trial_it_equals(sample: Path) -> None:
+    trial, active = sample / "models/trial2", sample / "models/active"
+    assert (trial / "model.pt").read_bytes() == (active / "model.pt").read_bytes()
+    facts = [json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in (trial, active)]
+    assert facts[1] == {**facts[0], "run": "train"}
+
+
+def test_no_image_of_a_duplicate_group_is_on_two_sides(sample: Path) -> None:
+    split = json.loads((sample / "metrics/split.json").read_text(encoding="utf-8"))
+    assert split["groups"]["of_several_images"] >= 2  # the planted exact and near duplicates
+    assert split["groups"]["in_several_subsets"] == 0
+
+
+def test_the_same_bytes_a_second_time_with_other_workers(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo.prepare(tmp_path / "again", SMALL)
+    monkeypatch.chdir(tmp_path / "again")
+    monkeypatch.setenv("FACES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
+    for stage in STAGES:
+        monkeypatch.setattr(sys, "argv", stage.cmd[2:])
+        with contextlib.suppress(SystemExit):
+            runpy.run_module(stage.cmd[2], run_name="__main__")
+        if stage.name == "download":
+            shutil.copytree("downloads/images", "data")  # data.dvc
+    assert digests(tmp_path / "again") == digests(sample)
