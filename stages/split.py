@@ -11,6 +11,8 @@ from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
 from faces.params import Params, load_params
 
+LEAKY_SPLITS = 20
+
 
 def main(images: Path, out_splits: Path, out_json: Path, out_markdown: Path) -> None:
     """Write each image's subset (and fold), and a Table I of our own beside the paper's."""
@@ -27,6 +29,7 @@ def main(images: Path, out_splits: Path, out_json: Path, out_markdown: Path) -> 
         equal = {label: splits.counts(totals[label], [1] * params.split.folds) for label in splits.TABLE_1}
         table["fold"] = splits.assign(rows, equal, params.split.seed, "fold")
     facts = _facts(table, quotas, params)
+    facts["ignoring_groups"] = _leak(rows, quotas)
 
     write_atomically(out_splits, table.to_csv(index=False, lineterminator="\n").encode())
     write_json(out_json, facts)
@@ -68,6 +71,28 @@ def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], params: Params) ->
     return facts
 
 
+def _leak(rows: list[splits.Image], quotas: dict[str, list[int]]) -> dict[str, Any]:
+    """Count the test images whose duplicate would be in training if groups were ignored, over several such splits.
+
+    Their share of the test subset bounds what the leak could add to a test accuracy.
+    """
+    alone = [row._replace(group=row.path) for row in rows]
+    leaked = []
+    for seed in range(LEAKY_SPLITS):
+        part = splits.assign(alone, quotas, seed, "subset")
+        trained = {row.group for row, number in zip(rows, part, strict=True) if splits.SUBSETS[number] == "train"}
+        tested = [row.group for row, number in zip(rows, part, strict=True) if splits.SUBSETS[number] == "test"]
+        leaked.append(sum(group in trained for group in tested))
+    n = sum(quota[splits.SUBSETS.index("test")] for quota in quotas.values())
+    mean = sum(leaked) / len(leaked)
+    return {
+        "splits": LEAKY_SPLITS,
+        "n_test": n,
+        "leaked_test_images": {"mean": round(mean, 2), "min": min(leaked), "max": max(leaked)},
+        "at_most_points_of_accuracy": round(100 * mean / n, 2),
+    }
+
+
 def _row(rows: pd.DataFrame, n: int) -> dict[str, Any]:
     labels = {label: int((rows.label == label).sum()) for label in splits.TABLE_1}
     return {**labels, "n": len(rows), "share": round(len(rows) / n, 4), "groups": rows.group.nunique()}
@@ -103,6 +128,13 @@ def _markdown(facts: dict[str, Any]) -> str:
         f"{groups['of_several_images']} groups of several images, the largest of {groups['largest']}; "
         f"{groups['of_both_classes']} with images of both classes; "
         f"{groups['in_several_subsets']} with images in several subsets.",
+    ]
+    leak = facts["ignoring_groups"]
+    lines += [
+        "",
+        f"Had duplicates been ignored, {leak['leaked_test_images']['mean']} of {leak['n_test']} test images (mean of "
+        f"{leak['splits']} such splits; {leak['leaked_test_images']['min']} to {leak['leaked_test_images']['max']}) "
+        f"would have had a duplicate in training: at most {leak['at_most_points_of_accuracy']} points of accuracy.",
     ]
     for key, what in (("off_target", "wanted"), ("off_paper", "in the paper")):
         for off in facts.get(key, []):
