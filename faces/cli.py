@@ -1,6 +1,7 @@
 """What every command shares: arguments from a signature, and one clear line for what the user can mend."""
 
 import errno
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,16 +18,20 @@ def run(main: Callable[..., Any]) -> None:
     """
     import typer
 
+    @functools.wraps(main)
+    def guarded(*arguments: Any, **options: Any) -> None:
+        try:
+            main(*arguments, **options)
+        except InputError as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit("interrupted; the same command goes on from here")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+                raise
+            where = f": {error.filename}" if error.filename else ""
+            sys.exit(f"error: cannot write{where}: {error.strerror}; free the space or the permission and run again")
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    try:
-        app()
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
-            raise
-        where = f": {error.filename}" if error.filename else ""
-        sys.exit(f"error: cannot write{where}: {error.strerror}; free the space or the permission and run again")
+    app.command()(guarded)
+    app()

@@ -257,14 +257,9 @@ class Client:
         return Fault(**outcome) if outcome else None
 
     def _start(self) -> subprocess.Popen[str]:
+        folder = self.dataset.arrived.parent.resolve()
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "faces.kaggle_client",
-                self.dataset.name,
-                str(self.dataset.arrived.parent.resolve()),
-            ],
+            [sys.executable, "-m", kaggle_client.__name__, self.dataset.name, str(folder)],
             cwd=Path(__file__).resolve().parents[1],  # where the module is found
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

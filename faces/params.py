@@ -126,6 +126,14 @@ class Probe(Section):
     seed: Seed
 
 
+class Gate(Section):
+    """When the gate calls a metric worse than it was."""
+
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    permutations: Annotated[int, Field(ge=100)]
+    tolerances: Annotated[dict[str, Annotated[float, Field(ge=0, le=1, strict=False)]], Field(min_length=1)]
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -141,6 +149,7 @@ class Params(Section):
     train: dict[str, Any]
     evaluate: Evaluate
     probe: Probe
+    gate: Gate
 
     def recipe(self, run: str) -> Recipe:
         """Return the hyperparameters of `train` or of a trial, e.g. `trials.trial1`."""
