@@ -8,7 +8,7 @@ export FACES_CACHE ?= $(CURDIR)/.cache
 export DVC_NO_ANALYTICS := 1
 READY := .venv/.installed
 
-.PHONY: help install demo repro trials show gate freshness readme test check clean
+.PHONY: help install demo repro trials show gate freshness readme test test-slow soak check clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
@@ -48,7 +48,13 @@ readme: $(READY)  ## put the metrics into the README's table
 	python -m ci.readme README.md metrics
 
 test: $(READY)  ## the test suite, under 5 minutes on 2 cores
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: $(READY)  ## what takes longer: planted mistakes, the README's blocks, faults of the machine
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m slow
+
+soak: $(READY)  ## a hundred kill -9 over the whole pipeline on the sample, about half an hour
+	python -m ci.soak .soak --kills 100
 
 check: $(READY)  ## format, lint, types
 	ruff format --check .
@@ -56,4 +62,4 @@ check: $(READY)  ## format, lint, types
 	mypy
 
 clean:  ## remove what can be made again without a download
-	rm -rf .demo .cache .gate .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .demo .soak .cache .gate .pytest_cache .mypy_cache .ruff_cache .hypothesis
