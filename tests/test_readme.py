@@ -1,0 +1,52 @@
+"""The README's findings against the metrics they come from."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+README = re.sub(r"\s+", " ", Path("README.md").read_text(encoding="utf-8"))
+
+
+def metrics(name: str) -> Any:
+    return json.loads(Path("metrics", f"{name}.json").read_text(encoding="utf-8"))
+
+
+def percent(metric: dict[str, Any]) -> str:
+    return f"{100 * metric['value']:.1f}% ({100 * metric['low']:.1f} to {100 * metric['high']:.1f}"
+
+
+def test_the_trials_are_as_many_right_and_not_told_apart() -> None:
+    comparison = metrics("comparison")
+    right = set()
+    for trial in ("trial1", "trial2", "trial3"):
+        (tn, _), (_, tp) = metrics(f"trials/{trial}")["confusion_matrix"]["matrix"]
+        right.add(tn + tp)
+    assert right == {275}
+    assert "each trial is right on 275" in README
+    assert {f"{pair['p_holm']:.3f}" for pair in comparison["pairs"]} == {"1.000"}
+    best = next(claim for claim in comparison["claims"] if claim["claim"] == "trial 2 is best")
+    assert best["verdict"] == "undecidable"
+    lead = next(pair for pair in comparison["paper_pairs"] if (pair["first"], pair["second"]) == ("trial1", "trial2"))
+    points = [100 * abs(lead["difference"]), -100 * lead["high"], -100 * lead["low"]]
+    assert "{:.1f} points ({:.1f} to {:.1f}, n = 297)".format(*points) in README
+
+
+def test_the_papers_table() -> None:
+    rows = metrics("consistency")["rows"]
+    assert not any(row["consistent"] for row in rows)
+    implied = [row["implied_accuracy"] for row in rows]
+    assert all(len(accuracies) == 1 for accuracies in implied)
+    reported = [row["reported"]["accuracy"] for row in rows]
+    said = "belong to accuracies of {}, {} and {}, not to the {}, {} and {} reported"
+    assert said.format(*(accuracies[0] for accuracies in implied), *reported) in README
+    assert [row["figure"]["gives_accuracy"] for row in rows] == [False, False, False]
+    assert rows[0]["figure"]["same_as"] == ["trial3"]
+
+
+def test_the_shortcuts() -> None:
+    best = max((row["accuracy"] for row in metrics("probes")["probes"]), key=lambda metric: float(metric["value"]))
+    assert f"{percent(best)}, n = {best['n']})" in README
+    accuracy = metrics("explain")["accuracy"]
+    assert percent(accuracy["middle_hidden"]) in README
+    assert percent(accuracy["only_the_middle"]) in README
