@@ -27,8 +27,8 @@ def test_the_trials_are_as_many_right_and_not_told_apart() -> None:
     assert {f"{pair['p_holm']:.3f}" for pair in comparison["pairs"]} == {"1.000"}
     best = next(claim for claim in comparison["claims"] if claim["claim"] == "trial 2 is best")
     assert best["verdict"] == "undecidable"
-    lead = next(pair for pair in comparison["paper_pairs"] if (pair["first"], pair["second"]) == ("trial1", "trial2"))
-    points = [100 * abs(lead["difference"]), -100 * lead["high"], -100 * lead["low"]]
+    lead = next(pair for pair in comparison["paper_pairs"] if (pair["first"], pair["second"]) == ("trial2", "trial1"))
+    points = [100 * lead["difference"], 100 * lead["low"], 100 * lead["high"]]
     assert "{:.1f} points ({:.1f} to {:.1f}, n = 297)".format(*points) in README
 
 

@@ -1,0 +1,201 @@
+"""README's blocks under "Vary a parameter", "Compare" and "Share", word for word in fresh clones, on the sample."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ci import demo
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+REPOSITORY = Path(__file__).parents[1]
+SMALL = demo.overlay(
+    demo.SAMPLE,
+    {
+        "sample": {"images_per_class": 24},
+        "transforms": {"resize": 32, "crop": 32},
+        "fit": {"freeze": "layer4", "max_epochs": 1},
+        "evaluate": {"resamples": 100},
+    },
+)
+COLUMNS = 120
+# On PATH before DVC: what README leaves to the reader, filled in
+DVC = """#!/bin/bash
+exec {python} -m dvc "${{@/#s3:\\/\\/bucket\\/faces/{remote}}}"
+"""
+
+
+def blocks(section: str, file: str = "README.md") -> list[str]:
+    """Return the shell blocks below a heading."""
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    found = re.findall(
+        r"^```(?:ba)?sh\n(.*?)^```", dict(zip(parts[1::2], parts[2::2], strict=True))[section], re.M | re.S
+    )
+    assert found, f"{file} has no shell block under {section}"
+    return found
+
+
+class Clone:
+    """A clone of a Git repository, with a DVC cache and an environment of its own, in which shell blocks are run."""
+
+    def __init__(self, origin: Path, root: Path) -> None:
+        self.root = root
+        settings = {
+            "PATH": f"{root.parent / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "COLUMNS": str(COLUMNS),
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(root.parent / "site"),
+            "OMP_NUM_THREADS": "1",
+        }
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))}
+        self.environment |= settings
+        subprocess.run(["git", "clone", "--quiet", str(origin), str(root)], check=True)
+        self.run("git config user.name Someone && git config user.email someone@localhost")
+        # `make install` has been done: the running interpreter's environment, newer than requirements.txt
+        (root / ".venv").mkdir()
+        for path in Path(sys.prefix).iterdir():
+            (root / ".venv" / path.name).symlink_to(path)
+        ready = root / ".venv/.installed"
+        ready.unlink(missing_ok=True)
+        ready.touch()
+        os.utime(ready, (time.time() + 3600, time.time() + 3600))
+
+    def run(self, block: str) -> str:
+        """Run commands in Bash, and return what they print."""
+        command = ["bash", "-euo", "pipefail", "-c", block]
+        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def experiments(self) -> dict[str, str]:
+        """Return the experiments' names, and their full hashes."""
+        found = self.run("git for-each-ref --format='%(objectname) %(refname)' refs/exps")
+        return {name: commit for commit, name in re.findall(r"^(\w+) refs/exps/\w\w/\w{38}/(.+)$", found, re.M)}
+
+    def at(self, commit: str, path: str) -> str:
+        """Return a tracked file's text in a commit."""
+        return self.run(f"git show {commit}:{path}")
+
+    def wait(self) -> None:
+        """Wait until the queue has no task that waits or runs."""
+        deadline = time.monotonic() + 900
+        while re.search(r"\b(Queued|Running)\b", status := self.run("dvc queue status")):
+            assert time.monotonic() < deadline, status
+            time.sleep(3)
+        assert "Failed" not in status, status
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bare Git repository of this tree, with the sample's parameters."""
+    folder = tmp_path_factory.mktemp("experiments")
+    tree = folder / "tree"
+    demo.prepare(tree, SMALL)
+    for name in (".dvc/config", ".dvc/.gitignore"):  # those of a project in Git
+        (tree / name).write_bytes((REPOSITORY / name).read_bytes())
+    (folder / "bin").mkdir()
+    wrapper = folder / "bin/dvc"
+    remote = str(folder / "remote").replace("/", "\\/")
+    wrapper.write_text(DVC.format(python=sys.executable, remote=remote), encoding="utf-8")
+    wrapper.chmod(0o755)
+    identity = "-c user.name=Someone -c user.email=someone@localhost"
+    for command in (
+        "git init --quiet --initial-branch=main",
+        # they follow the active run, and would more than double the time of each experiment
+        f"{sys.executable} -m dvc --quiet freeze explain plot report",
+        "git add --all",
+        f"git {identity} commit --quiet --message=sample",
+        f"git clone --quiet --bare . {folder / 'origin.git'}",
+    ):
+        subprocess.run(command.split(), cwd=tree, check=True)
+    return folder / "origin.git"
+
+
+@pytest.fixture(scope="module")
+def mine(origin: Path) -> Iterator[Clone]:
+    """Return a clone whose pipeline has run, the results committed and pushed."""
+    clone = Clone(origin, origin.parent / "mine")
+    clone.run("dvc unfreeze explain plot report && dvc repro && dvc freeze explain plot report")
+    clone.run("git add --all && git commit --quiet --message=results && git push --quiet origin main")
+    yield clone
+    clone.run("dvc queue stop --kill")
+
+
+@pytest.fixture(scope="module")
+def trials(mine: Clone) -> Clone:
+    """Return the clone after `make trials`."""
+    mine.table = mine.run("make trials")  # type: ignore[attr-defined]
+    return mine
+
+
+def headline(clone: Clone, commit: str) -> dict[str, float]:
+    found: dict[str, float] = json.loads(clone.at(commit, "metrics/metrics.json"))
+    return found
+
+
+def test_vary_a_parameter(mine: Clone) -> None:
+    one, several = blocks("Vary a parameter")
+    mine.run(one)
+    recipe = json.loads((mine.root / "models/active/run.json").read_text(encoding="utf-8"))["recipe"]
+    assert (recipe["batch_size"], recipe["learning_rate"]) == (64, 0.0003)
+    assert len(mine.experiments()) == 1
+    mine.run("git checkout --quiet . && dvc checkout --quiet")
+
+    mine.run(several)
+    mine.wait()
+    found = [yaml.safe_load(mine.at(commit, "params.yaml"))["train"] for commit in mine.experiments().values()]
+    swept = sorted((train["batch_size"], train["learning_rate"]) for train in found)
+    assert swept == [(32, 0.0001), (32, 0.001), (64, 0.0001), (64, 0.0003), (64, 0.001)]
+    assert mine.run("git status --porcelain") == ""  # the queue works elsewhere
+
+
+def test_compare(trials: Clone) -> None:
+    (block,) = blocks("Compare")
+    table: str = trials.table  # type: ignore[attr-defined]
+    for text in (table, trials.run("make show")):
+        shown = [line for line in text.splitlines() if line.startswith("|")]
+        assert max(map(len, shown)) <= COLUMNS, text
+        for name in ("trial-1", "trial-2", "trial-3", "accuracy", "auroc", "batch_size", "learning_rate"):
+            assert any(name in line for line in shown), f"{name} is missing:\n{text}"
+
+    experiments = trials.experiments()
+    assert trials.run("git status --porcelain") == ""
+    trials.run("dvc exp apply trial-3")
+    params = yaml.safe_load((trials.root / "params.yaml").read_text(encoding="utf-8"))
+    assert params["train"]["batch_size"] == 256
+    now = json.loads((trials.root / "metrics/metrics.json").read_text(encoding="utf-8"))
+    assert now == headline(trials, experiments["trial-3"])
+
+    printed = trials.run(block)  # the working tree, trial 3, with HEAD
+    assert "metrics/metrics.json" in printed
+    assert (trials.root / "dvc_plots/index.html").stat().st_size > 10_000
+    assert "| active | accuracy |" in printed
+    difference = trials.run("dvc exp diff trial-1 trial-2")
+    assert re.search(r"train\.batch_size +32 +128 +96", difference), difference
+    assert "index.html" in trials.run("dvc plots diff trial-1 trial-2")
+    trials.run("git checkout --quiet . && dvc checkout --quiet")
+
+
+def test_share(trials: Clone, origin: Path) -> None:
+    (give,) = blocks("Share")
+    _, take = blocks("Share", "docs/experiments.md")
+    trials.run(give)
+    trials.run("git commit --quiet --message='DVC remote' .dvc/config && git push --quiet origin main")
+    theirs = Clone(origin, origin.parent / "their clone")
+    theirs.run(take.replace("small-batch", "trial-1"))
+    assert theirs.experiments()["trial-1"] == trials.experiments()["trial-1"]
+    params = yaml.safe_load((theirs.root / "params.yaml").read_text(encoding="utf-8"))
+    assert params["train"]["batch_size"] == 32
+    for name in ("models/active/model.pt", "models/trial1/model.pt", "reports/index.html", "data/healthy/healty_1.jpg"):
+        assert (theirs.root / name).is_file(), name
+    assert "up to date" in theirs.run("dvc status")  # nothing to rebuild
+    assert "Running stage" not in theirs.run("dvc repro")
