@@ -482,7 +482,10 @@ def test_dvcs_cache_on_a_disk_that_takes_nothing(pipeline: Pipeline, options: st
 @pytest.mark.slow
 def test_dvc_in_a_locale_that_is_not_utf_8(pipeline: Pipeline) -> None:
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    status, said = pipeline.repro("data.dvc", **ascii_only)
+    status, said = pipeline.repro("download", **ascii_only)
+    assert status != 0  # DVC cannot name a folder whose letters Python is forbidden to read
+    assert "surrogates not allowed" in said
+    assert "Traceback" not in said
+    status, said = pipeline.repro("download", LC_ALL="C")
     assert status == 0, said
-    assert "images   41" in said
-    assert (pipeline.root / "data/healthy/healty_1.jpg").is_file()
+    assert (pipeline.root / "downloads/images/healthy/healty_1.jpg").is_file()

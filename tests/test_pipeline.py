@@ -135,6 +135,7 @@ def test_the_same_bytes_a_second_time_with_other_workers(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
     for stage in STAGES:
         monkeypatch.setattr(sys, "argv", stage.cmd[2:])
+        sys.modules.pop(stage.cmd[2], None)  # as in a process of its own
         with contextlib.suppress(SystemExit):
             runpy.run_module(stage.cmd[2], run_name="__main__")
         if stage.name == "download":

@@ -117,7 +117,7 @@ def test_a_checkpoint_is_not_taken_up_by_another_run(project: Path) -> None:
 
     text = (project / "params.yaml").read_text(encoding="utf-8")
     try:  # another seed starts from the beginning, beside the checkpoint
-        (project / "params.yaml").write_text(text.replace("seed: 1\n", "seed: 2\n", 1), encoding="utf-8")
+        (project / "params.yaml").write_text(yaml.safe_dump({**yaml.safe_load(text), "seed": 2}), encoding="utf-8")
         finish(project)
         assert digests(project)["model.pt"] != expected["model.pt"]
     finally:
