@@ -36,7 +36,7 @@ trials: $(READY)  ## queue the paper's three trials as named experiments, run th
 	$(MAKE) --no-print-directory show
 
 show: $(READY)  ## the experiments in 120 columns
-	dvc exp show --md --only-changed
+	dvc exp show --md --only-changed --drop '.*/|.*\.(py|yaml)$$|data$$|Created|State|Executor|recall|specificity|f1|n$$|epochs'
 
 gate: $(READY)  ## compare metrics with a Git revision: make gate BASE=main
 	python -m ci.gate '$(or $(BASE),$(error which revision? make gate BASE=main))' --json .gate/gate.json --markdown .gate/gate.md

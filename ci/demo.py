@@ -14,11 +14,11 @@ import yaml
 
 SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights, small pictures, few epochs
     "data": {"source": "sample"},
-    "sample": {"images_per_class": 100},
+    "sample": {"images_per_class": 60},
     "weights": {"source": "random"},
     "audit": {"max_unreadable": 1},
     "transforms": {"resize": 64, "crop": 72, "scale": [0.5, 1.0]},
-    "fit": {"freeze": "layer2", "max_epochs": 8, "patience": 4},
+    "fit": {"freeze": "layer2", "max_epochs": 6, "patience": 3},
     "trials": {
         "trial1": {"batch_size": 8, "learning_rate": 0.0001},
         "trial2": {"batch_size": 16, "learning_rate": 0.001},

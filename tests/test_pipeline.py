@@ -15,14 +15,13 @@ import yaml
 from pipeline import READ_ONLY_PARAMETERS, Stage, imported, parameters_read, stages
 
 from ci import demo
+from ci.soak import MEASURED
 
 STAGES = stages()
 SMALL = demo.overlay(
     demo.SAMPLE,
     {"sample": {"images_per_class": 40}, "fit": {"max_epochs": 2, "freeze": "layer3"}, "evaluate": {"resamples": 200}},
 )
-# times and what shows them, and what names the commit: the only outputs that differ from run to run
-MEASURED = {"timing.json", "index.html", "tables.md", "MODEL_CARD.md"}
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
