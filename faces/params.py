@@ -1,5 +1,6 @@
 """The parameters of params.yaml as frozen, validated objects."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -152,7 +153,11 @@ class Params(Section):
     gate: Gate
 
     def recipe(self, run: str) -> Recipe:
-        """Return the hyperparameters of `train` or of a trial, e.g. `trials.trial1`."""
+        """Return the hyperparameters of `train` or of a trial, e.g. `trials.trial1`, as this machine can run them."""
+        return on_this_machine(self.validated_recipe(run))
+
+    def validated_recipe(self, run: str) -> Recipe:
+        """Return the hyperparameters as params.yaml gives them; an `InputError` names each that is wrong."""
         section, _, trial = run.partition(".")
         if run == "train":
             overrides = self.train
@@ -186,5 +191,25 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     params = _validated(Params, values, where="")
     for run in ["train", *(f"trials.{name}" for name in params.trials)]:
-        params.recipe(run)
+        params.validated_recipe(run)
     return params
+
+
+def on_this_machine(recipe: Recipe) -> Recipe:
+    """Return the recipe with fp32 in place of bf16 where bf16 would be emulated, and say so on stderr.
+
+    Emulated it is many times slower than fp32. GPUs have it since Ampere; of CPUs, those with AVX-512 or Arm's bf16.
+    """
+    if recipe.precision == "fp32" or _has_bf16():
+        return recipe
+    print("this machine computes no bf16: fp32, which is faster here, takes its place", file=sys.stderr)
+    return recipe.model_copy(update={"precision": "fp32"})
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,5 +1,6 @@
 """params.yaml: the committed one is valid, and each mistake is one clear line that names the key."""
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from ci.demo import SAMPLE, overlay
+from faces import params as params_module
 from faces.cli import InputError
 from faces.params import load_params
 
@@ -27,6 +29,36 @@ def test_the_committed_parameters_are_the_papers() -> None:
     assert hyperparameters == [(32, 0.0001), (128, 0.001), (256, 0.001)]  # Table II
     assert (params.transforms.resize, params.transforms.crop, params.fit["max_epochs"]) == (224, 250, 100)
     assert params.recipe("train") == params.recipe("trials.trial2")
+
+
+@pytest.mark.parametrize(("asked", "has_bf16", "got"), [("bf16", True, "bf16"), ("bf16", False, "fp32")])
+def test_bf16_where_the_machine_has_it(
+    asked: str,
+    has_bf16: bool,
+    got: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(params_module, "_has_bf16", lambda: has_bf16)
+    params = load(tmp_path, overlay(COMMITTED, {"fit": {"precision": asked}}))
+    assert capsys.readouterr().err == ""  # said once, by the run that it concerns
+    assert params.recipe("trials.trial1").precision == got
+    assert ("fp32" in capsys.readouterr().err) == (asked != got)
+
+
+def test_fp32_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(params_module, "_has_bf16", lambda: True)
+    params = load(tmp_path, overlay(COMMITTED, {"train": {"precision": "fp32"}}))
+    assert params.recipe("train").precision == "fp32"
+
+
+def test_emulated_bf16_is_told_by_the_processor() -> None:
+    """Where /proc/cpuinfo lists the processor's instructions, they say what torch says."""
+    flags = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not flags.exists():
+        pytest.skip("the instructions are listed for x86-64 Linux only")
+    assert params_module._has_bf16() == (" avx512bw " in flags.read_text())
 
 
 def test_a_trial_overrides_what_all_share(tmp_path: Path) -> None:
