@@ -1,0 +1,104 @@
+"""Where an epoch's time goes: python -m benchmarks.profile [--precision fp32]
+
+The steps of training at the paper's picture size, timed one by one on noise with random weights (neither changes the
+work): decoding, once for all epochs; augmentation and the frozen body, once per epoch for all trials that share it;
+the trained tail, per trial. The steps that are arithmetic have the share that they reach of the rate of a plain
+matrix product of the same precision in the same process.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import resnet34
+
+from faces import images, transforms
+from faces.cli import run
+from faces.machine import hardware, versions
+from faces.model import DTYPES, Body, Tail
+from faces.params import load_params
+
+SIDE = 2048  # of the square matrices
+REPEATS = 5
+
+
+def main(precision: Literal["bf16", "fp32"] = "bf16", batch_size: int = 64) -> None:
+    """Print milliseconds per image (median of the repetitions) and the share of the matrix rate, step by step."""
+    params = load_params().transforms
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = resnet34(num_classes=2)
+    body = Body(network, "layer3", precision).to(device)
+    tail = Tail(network, "layer3", precision).to(device).train()
+    optimizer = torch.optim.AdamW(tail.parameters(), lr=1e-4, fused=True)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (batch_size, params.resize, params.resize, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(noise).permute(0, 3, 1, 2)  # [N, 3, H, W]
+    boxes, flips = transforms.draw(batch_size, params, seed=0, epoch=1)
+    cropped = transforms.crop(pixels, boxes, flips, params.crop).to(device)
+    normalised = transforms.normalise(cropped).to(body.dtype)
+    features = body(cropped)
+    y_true = torch.arange(batch_size, device=device) % 2
+
+    def loss() -> Tensor:
+        return torch.nn.functional.cross_entropy(tail(features), y_true)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [f"{i}.jpg" for i in range(batch_size)]
+        for path, picture in zip(paths, noise, strict=True):
+            Image.fromarray(picture).save(Path(folder) / path)
+        steps: dict[str, Callable[[], object]] = {
+            "decode and resize (once)": lambda: images.load(Path(folder), paths, params.resize),
+            "augment": lambda: transforms.crop(pixels, boxes, flips, params.crop),
+            "normalise": lambda: transforms.normalise(cropped).to(body.dtype),
+            "frozen body": lambda: body.layers(normalised),
+            "trained tail, forward": loss,
+            "trained tail, forward, backward and AdamW": step,
+        }
+        print(f"{hardware(device.type)}; {', '.join(f'{k} {v}' for k, v in versions().items())}; {precision}, ", end="")
+        rate = _matrix_rate(DTYPES[precision], device)
+        print(f"batches of {batch_size}; a {SIDE} x {SIDE} matrix product runs at {rate / 1e9:.0f} GFLOP/s\n")
+        print(
+            "| step | ms per image | min to max | GFLOP per image | share of the matrix rate |\n"
+            "|---|---:|---:|---:|---:|"
+        )
+        for name, work in steps.items():
+            with FlopCounterMode(display=False) as counter:
+                work()
+            flops = counter.get_total_flops() / batch_size
+            seconds = [t / batch_size for t in _times(work, device)]
+            median = statistics.median(seconds)
+            share = f"{flops / 1e9:.2f} | {flops / median / rate:.0%}" if flops else "| "
+            print(f"| {name} | {median * 1e3:.2f} | {min(seconds) * 1e3:.2f} to {max(seconds) * 1e3:.2f} | {share} |")
+
+
+def _times(work: Callable[[], object], device: torch.device) -> list[float]:
+    seconds = []
+    for _ in range(REPEATS + 1):  # the first warms up
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:]
+
+
+def _matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
+    return float(2 * SIDE**3 / statistics.median(_times(lambda: a @ b, device)))
+
+
+if __name__ == "__main__":
+    run(main)
