@@ -14,7 +14,7 @@ class InputError(Exception):
 def run(main: Callable[..., Any]) -> None:
     """Call `main` with its command line: positional paths in, paths out.
 
-    `InputError` and a full or read-only disk end with one line on stderr and exit status 1.
+    `InputError`, an input that is not there and a full or read-only disk end with one line on stderr and exit status 1.
     """
     import typer
 
@@ -27,6 +27,8 @@ def run(main: Callable[..., Any]) -> None:
         except KeyboardInterrupt:
             sys.exit("interrupted; the same command goes on from here")
         except OSError as error:
+            if error.errno == errno.ENOENT and error.filename:
+                sys.exit(f"error: {error.filename} is not there; `dvc repro` makes it, or `dvc pull` fetches it")
             if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
                 raise
             where = f": {error.filename}" if error.filename else ""
