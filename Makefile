@@ -14,7 +14,7 @@ help:  ## list the targets
 
 install: $(READY)  ## make .venv with the pinned, hashed requirements
 $(READY): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than Python 3.11; run: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) does not run, or is older than Python 3.11; run: make PYTHON=python3.12 ..."; exit 1; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --require-hashes --no-deps -r <(grep -A 1000 '^uv==' requirements.txt | sed '1n; /^[a-z]/,$$d')
 	.venv/bin/uv pip install --quiet --compile-bytecode --require-hashes -r requirements.txt
