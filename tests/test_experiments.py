@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -188,7 +189,7 @@ def test_share(trials: Clone, origin: Path) -> None:
     _, take = blocks("Share", "docs/experiments.md")
     trials.run(give)
     theirs = Clone(origin, origin.parent / "their clone")
-    theirs.run("\n".join([give.splitlines()[0], take.replace("small-batch", "trial-1")]))
+    theirs.run(take.replace("small-batch", "trial-1"))
     assert theirs.experiments()["trial-1"] == trials.experiments()["trial-1"]
     params = yaml.safe_load((theirs.root / "params.yaml").read_text(encoding="utf-8"))
     assert params["train"]["batch_size"] == 32
@@ -196,3 +197,49 @@ def test_share(trials: Clone, origin: Path) -> None:
         assert (theirs.root / name).is_file(), name
     assert "up to date" in theirs.run("dvc status")  # nothing to rebuild
     assert "Running stage" not in theirs.run("dvc repro")
+
+
+def test_curves_while_it_trains(mine: Clone) -> None:
+    """What DVC's extension for editors asks while the active run trains, and DVC holds its locks."""
+    path = mine.root / "models/active/history.csv"
+
+    def epochs() -> int:
+        shown = json.loads(mine.run("dvc plots diff --json --split --out .dvc/tmp/plots"))
+        (curve,) = shown["data"]["active run, loss"]
+        rows = curve["anchor_definitions"]["<DVC_METRIC_DATA>"]
+        return max(int(row["epoch"]) for row in rows if row["rev"] == "workspace")
+
+    many = "-S +train.max_epochs=5000 -S +train.patience=5000 -S train.learning_rate=0.0002"
+    finished = epochs()
+    log = mine.root.parent / "training.log"  # a pipe that nobody reads would fill up, and stop the training
+    with log.open("w", encoding="utf-8") as said:
+        run = subprocess.Popen(
+            f"{mine.root.parent}/bin/dvc exp run {many}".split(),
+            cwd=mine.root,
+            env=mine.environment,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 300
+        while not path.exists() or len(path.read_text(encoding="utf-8").splitlines()) <= 1 + finished:
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        first, second = epochs(), epochs()
+        shown = json.loads(mine.run("dvc exp show --json"))[0]
+        mine.run("dvc data status --granular --unchanged --json")
+        assert run.poll() is None  # none of them has waited for the training's end
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGINT)
+            run.wait(60)
+    assert finished < first < second
+    assert shown["rev"] == "workspace"
+    assert shown["data"]["params"]["params.yaml"]["data"]["train"]["learning_rate"] == 0.0002
+    # nor have they disturbed it
+    assert "interrupted; the same command goes on from here" in log.read_text(encoding="utf-8")
+    mine.run("git checkout params.yaml && dvc checkout --force")
+    assert "up to date" in mine.run("dvc status")
+    assert mine.run("git status --porcelain") == ""
