@@ -7,8 +7,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export FACES_CACHE ?= $(CURDIR)/.cache
 export DVC_NO_ANALYTICS := 1
 READY := .venv/.installed
+BESIDE := .venv/benchmarks/.installed
 
-.PHONY: help install demo repro trials show gate freshness readme test test-slow soak check clean
+.PHONY: help install demo repro trials show gate freshness readme test test-slow soak benchmark check clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
@@ -55,6 +56,13 @@ test-slow: $(READY)  ## what takes longer: planted mistakes, the README's blocks
 
 soak: $(READY)  ## a hundred kill -9 over the whole pipeline on the sample, about half an hour
 	python -m ci.soak .soak --kills 100
+
+benchmark: $(READY) $(BESIDE)  ## speed beside torchvision, fastai and timm; IMAGES=data WEIGHTS=weights/resnet34.pth OPTIONS='--epochs 3'
+	PYTHONPATH=$(dir $(BESIDE)) python -m benchmarks.training '$(or $(IMAGES),data)' '$(or $(WEIGHTS),weights/resnet34.pth)' $(OPTIONS)
+
+$(BESIDE): benchmarks/requirements.txt $(READY)
+	.venv/bin/uv pip install --quiet --target $(dir $@) --no-deps --require-hashes -r $<
+	touch $@
 
 check: $(READY)  ## format, lint, types
 	ruff format --check .
