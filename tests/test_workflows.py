@@ -85,6 +85,27 @@ def test_the_gate_sees_the_target_branch() -> None:
     assert checkout["with"]["fetch-depth"] == 0
 
 
+def test_artifacts_are_what_the_targets_write() -> None:
+    """The gate's table is found under the name by which the comment takes it, and the demo's paths are outputs."""
+    paths = {}
+    for _, step in STEPS:
+        if "actions/upload-artifact@" in step.get("uses", ""):
+            assert step["with"]["include-hidden-files"] is True  # both folders are
+            paths[step["with"]["name"]] = step["with"]["path"].split()
+    makefile = (REPOSITORY / "Makefile").read_text()
+    (written,) = re.findall(r"--markdown (\S+)", makefile)
+    (posted,) = re.findall(r"--body-file (\S+)", JOBS["ci/comment"]["steps"][-1]["run"])
+    assert paths["gate"] == [str(Path(written).parent)]
+    assert posted == Path(written).name
+
+    (demo,) = re.findall(r"ci\.demo (\S+)", makefile)
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"].values()
+    outs = [next(iter(out)) if isinstance(out, dict) else out for s in stages for out in s.get("do", s)["outs"]]
+    for path in paths["demo"]:
+        inside = Path(path).relative_to(demo)
+        assert any(Path(out).is_relative_to(inside) for out in outs), path
+
+
 def test_supported_pythons_are_tested() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     pythons = JOBS["ci/test"]["strategy"]["matrix"]["python"]
