@@ -509,7 +509,8 @@ def test_kill_between_download_and_verification(inline: FakeKaggle) -> None:
 def test_kill_while_downloading(
     kaggle: FakeKaggle, number: signal.Signals, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kaggle.faults["object"] = [fake_kaggle.slowly(0.02)]
+    pause = 0.25  # long enough for a signal to arrive before the archive does, on a busy machine too
+    kaggle.faults["object"] = [fake_kaggle.slowly(pause)]
     part = Path("downloads/kaggle/someone/some-faces/latest/arriving/some-faces.zip")
     with subprocess.Popen(STAGE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not (part.exists() and part.stat().st_size > 300_000):
@@ -521,7 +522,7 @@ def test_kill_while_downloading(
     assert_silent(err)
     assert not Path("downloads/images").exists()
     before = part.stat().st_size
-    time.sleep(0.2)
+    time.sleep(2 * pause)
     assert part.stat().st_size == before < len(ARCHIVE)  # the client's process ended too
     request.getfixturevalue("inline")
     download.main(Path("downloads/images"))
