@@ -220,6 +220,7 @@ def test_curves_while_it_trains(mine: Clone) -> None:
             stdout=said,
             stderr=said,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )
     try:
         deadline = time.monotonic() + 300
