@@ -509,6 +509,7 @@ def test_kill_between_download_and_verification(inline: FakeKaggle) -> None:
 def test_kill_while_downloading(
     kaggle: FakeKaggle, number: signal.Signals, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
     pause = 0.25  # long enough for a signal to arrive before the archive does, on a busy machine too
     kaggle.faults["object"] = [fake_kaggle.slowly(pause)]
     part = Path("downloads/kaggle/someone/some-faces/latest/arriving/some-faces.zip")
