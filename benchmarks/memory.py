@@ -1,9 +1,10 @@
 """How the memory of training grows with the number of images: python -m benchmarks.memory 3000 30000 300000
 
-For each count, in a process of its own: images are drawn (noise, 32x32 pixels, JPEG files), decoded, taken through
-augmentation and the frozen body, and the head is trained on them for one epoch and evaluated on as many, with the
-functions that `stages/train.py` uses. Pixels and features lie in files that are mapped into memory: what counts is
-the memory that the system cannot take back by itself, the process's anonymous memory, and its peak is printed.
+For each count, in a process of its own: images are drawn (noise, 32x32 pixels, JPEG files), decoded, augmented, taken
+through a body that is a single layer (memory does not depend on how deep it is), and the head is trained on them for
+one epoch and evaluated on as many, with the functions that `stages/train.py` uses. Pixels and features lie in files
+that are mapped into memory: what counts is the memory that the system cannot take back by itself, the process's
+anonymous memory, and its peak is printed.
 """
 
 import os
@@ -50,7 +51,8 @@ def measure(n: int) -> None:
     """Train on n images for one epoch, and print the number, peak memory, disk space and seconds."""
     import pandas as pd
     import torch
-    from torchvision.models.resnet import BasicBlock, ResNet
+    from torch import nn
+    from torchvision.models import resnet34
 
     from faces import loop
     from faces.checkpoint import Checkpoint
@@ -65,7 +67,7 @@ def measure(n: int) -> None:
         transforms = Transforms(resize=SIDE, crop=SIDE, scale=(0.08, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
         values = {"batch_size": 256, "learning_rate": 0.001, "freeze": "layer4", "max_epochs": 1, "patience": 1}
         recipe = Recipe.model_validate({**values, "weight_decay": 0.01, "precision": "fp32"})
-        network = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=2)  # small, for speed
+        network = resnet34(num_classes=2)
         before, peak, done = anonymous(), 0, threading.Event()
 
         def watch() -> None:
@@ -79,6 +81,7 @@ def measure(n: int) -> None:
         table = pd.DataFrame({"path": paths, "subset": "train", "y_true": [int("down" in path) for path in paths]})
         images = load_subset(root / "data", table, "train", SIDE)
         frozen = FrozenFeatures(network, recipe, transforms, 1, torch.device("cpu"))
+        frozen.body.layers = nn.Sequential(nn.AvgPool2d(SIDE), nn.Conv2d(3, frozen.shape[0], 1))
         tail = Tail(network, recipe.freeze, recipe.precision)
         loop.fit(tail, frozen, images, images, recipe, 1, Checkpoint("k"), lambda history: None, lambda n: None)
         seconds = time.perf_counter() - started

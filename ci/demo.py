@@ -28,6 +28,14 @@ SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
     "evaluate": {"resamples": 500},
 }
 
+CONFIG = """[core]
+    no_scm = true
+    analytics = false
+    check_update = false
+[cache]
+    type = "reflink,hardlink,symlink,copy"
+"""
+
 
 def overlay(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return `params` with the nested `changes` laid over them."""
@@ -51,7 +59,7 @@ def copy_repository(target: Path) -> None:
     # the import's recorded hashes are those of the real images
     (target / "data.dvc").write_text("deps:\n- path: downloads/images\nouts:\n- path: data\n", encoding="utf-8")
     _dvc(target, "init", "--quiet", "--no-scm")
-    _dvc(target, "config", "cache.type", "reflink,hardlink,symlink,copy")
+    (target / ".dvc/config").write_text(CONFIG, encoding="utf-8")
 
 
 def prepare(target: Path, changes: dict[str, Any] = SAMPLE) -> None:
@@ -69,7 +77,8 @@ def reproduce(target: Path, *arguments: str) -> None:
 
 def _dvc(target: Path, *arguments: str) -> None:
     here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # the stages' python
-    environment = {**os.environ, "PATH": here, "FACES_CACHE": str(target.resolve() / ".cache")}
+    cache = str(target.resolve() / ".cache")
+    environment = {**os.environ, "PATH": here, "FACES_CACHE": cache, "DVC_NO_ANALYTICS": "1"}
     subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=target, env=environment, check=True)
 
 

@@ -1,10 +1,14 @@
-"""Kill -9 `dvc repro` at random moments, over the whole pipeline, and see whether anything is lost or changed.
+"""Kill -9 `dvc repro` at random moments of every stage, and see whether anything is lost or changed.
 
     python -m ci.soak FOLDER --kills 100
 
-A run on the drawn sample is left alone. Then the same command is killed with everything it has started and given
-again, until it finishes: every output must have the bytes of the run left alone. Then from nothing again, until the
-kills are done. Exit status 1 if a byte differs, or if the command did not go on and no remedy of docs/faults.md helped.
+A run on the drawn sample is left alone, and timed stage by stage. Then the same command is killed with everything it
+has started and given again, until it finishes: every output must have the bytes of the run left alone. Then from
+nothing again, until the kills are done. Each time it is killed in the first stage that comes along of those killed
+least so far, at a random moment within the time that this stage took in the run left alone, from DVC's line that it
+begins to DVC's line that the next one does; what precedes the first stage counts as one, too. A kill counts where it
+hits, which may be in DVC around the stage or, where the stage was faster this time, in the next one. Exit status 1 if a
+byte differs, or if the command did not go on and no remedy of docs/faults.md helped.
 """
 
 import hashlib
@@ -16,7 +20,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,18 +32,21 @@ import yaml
 from ci import demo
 from faces.cli import InputError, run
 
+# small, but with epochs that take about half of a training's time, so that kills find checkpoints, too
 SMALL: dict[str, Any] = demo.overlay(
     demo.SAMPLE,
     {
         "sample": {"images_per_class": 24},
         "transforms": {"resize": 32, "crop": 32},
-        "fit": {"freeze": "layer4", "max_epochs": 6},
+        "fit": {"freeze": "layer3", "max_epochs": 10, "patience": 10},
         "evaluate": {"resamples": 100},
     },
 )
 # times and what shows them, and what names the commit: the only outputs that differ from run to run
 MEASURED = {"timing.json", "index.html", "tables.md", "MODEL_CARD.md"}
-BETWEEN = "DVC, between two stages"
+BETWEEN = "DVC, before, between or after stages"
+BEGINS = re.compile(r"^Running stage '(.+)'", re.MULTILINE)
+POLL = 0.02  # seconds
 # DVC writes these in place, so that a kill can cut them short; the first also holds the number of the killed process,
 # which another may have by now. DVC says so in these words, and the remedy is to delete the file.
 DAMAGED = re.compile(
@@ -53,12 +61,14 @@ class Project:
         self.root = root
         self.original = original
         self.log = root.with_suffix(".log")
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # by stage, in all calls of `repro`
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(original, root)
 
-    def repro(self, seconds: float | None = None) -> str | None:
-        """Run `dvc repro`, for at most so many seconds; return the stage that a kill hit, or None if it finished.
+    def repro(self, moments: Mapping[str, float] | None = None) -> str | None:
+        """Run `dvc repro`; kill it so many seconds after the first stage in `moments` began; `seconds` is filled.
 
+        Return the stage that the kill hit, or None if it finished. What precedes the first stage counts as BETWEEN.
         Errors: InputError if it ended by itself with another exit status than 0.
         """
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # the stages' python
@@ -67,22 +77,36 @@ class Project:
             "PATH": path,
             "FACES_CACHE": str(self.root / ".cache"),
             "DVC_SITE_CACHE_DIR": str(self.root / ".dvc/tmp/site"),
+            "DVC_NO_ANALYTICS": "1",
         }
         command = [sys.executable, "-m", "dvc", "repro"]
         with self.log.open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 command, cwd=self.root, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-            try:
-                status = process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                return _stage(process.pid)
-            finally:  # also when the soak itself is interrupted
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-        if status:
-            raise InputError(f"dvc repro ended with {status}; its last words: {self.words()[-300:]}")
+        began = time.monotonic()
+        end: float | None = None
+        hit: str | None = None
+        try:
+            while hit is None and process.poll() is None:
+                stage = [BETWEEN, *BEGINS.findall(self.log.read_text(encoding="utf-8", errors="replace"))][-1]
+                now = time.monotonic()
+                self.seconds[stage] += now - began
+                began = now
+                if end is None and moments and stage in moments:
+                    end = now + moments[stage]
+                if end is not None and now >= end:
+                    hit = _stage(process.pid)
+                else:
+                    time.sleep(POLL)
+        finally:  # also when the soak itself is interrupted
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if hit is not None and process.returncode == -signal.SIGKILL:  # else it ended just before
+            return hit
+        if process.returncode:
+            raise InputError(f"dvc repro ended with {process.returncode}; its last words: {self.words()[-300:]}")
         return None
 
     def words(self) -> str:
@@ -124,25 +148,29 @@ class Tally:
 
     hits: Counter[str] = field(default_factory=Counter)  # kills by stage
     mended: Counter[str] = field(default_factory=Counter)  # DVC's own files, by hand
-    resumed: int = 0  # starts that found a checkpoint
+    checkpoints: int = 0  # kills that left a checkpoint to go on from
     finished: int = 0  # runs with the right bytes
 
 
-def survive(project: Project, rng: random.Random, tally: Tally, kills: int, seconds: float) -> None:
-    """Kill `dvc repro`, each time within `seconds`, until it finishes or `kills` are done; then let it finish."""
+def survive(project: Project, rng: random.Random, tally: Tally, kills: int, seconds: Mapping[str, float]) -> None:
+    """Kill `dvc repro` until it finishes or `kills` are done; then let it finish. `seconds`: what each stage takes."""
     while True:
-        tally.resumed += any((project.root / ".cache/checkpoints").glob("*.pt"))
+        least = min(tally.hits[stage] for stage in seconds)
+        moments = {stage: rng.uniform(0, seconds[stage]) for stage in seconds if tally.hits[stage] == least}
         try:
-            hit = project.repro(rng.uniform(0, seconds) if tally.hits.total() < kills else None)
-        except InputError:
+            hit = project.repro(moments if tally.hits.total() < kills else None)
+        except InputError as error:
             name = project.mend()
             if name is None or tally.mended.total() > kills:
                 raise
             tally.mended[name] += 1
+            print(f"deleted {name}: {error}", flush=True)
             continue
         if hit is None:
             return
         tally.hits[hit] += 1
+        # one that a kill of DVC alone leaves is an earlier kill's
+        tally.checkpoints += hit != BETWEEN and any((project.root / ".cache/checkpoints").glob("*.pt"))
 
 
 def main(folder: Path, kills: int = 100, seed: int = 1) -> None:
@@ -152,18 +180,16 @@ def main(folder: Path, kills: int = 100, seed: int = 1) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     demo.prepare(original, SMALL)
     alone = Project(folder / "alone", original)
-    started = time.monotonic()
     alone.repro()
-    seconds = time.monotonic() - started
     expected = alone.digests()
-    print(f"left alone: {seconds:.0f} s, {len(expected)} files to compare", flush=True)
+    print(f"left alone: {sum(alone.seconds.values()):.0f} s, {len(expected)} files to compare", flush=True)
 
     rng = random.Random(seed)
     tally = Tally()
     try:
         while tally.hits.total() < kills:
             project = Project(folder / "killed", original)
-            survive(project, rng, tally, kills, seconds / 6)
+            survive(project, rng, tally, kills, alone.seconds)
             found = project.digests()
             differ = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
             if differ:
@@ -171,13 +197,13 @@ def main(folder: Path, kills: int = 100, seed: int = 1) -> None:
             tally.finished += 1
             print(f"run {tally.finished}: the same bytes; {tally.hits.total()} kills so far", flush=True)
     finally:
-        _print(tally, list(yaml.safe_load((alone.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]))
+        _print(tally, [*alone.seconds])
 
 
 def _print(tally: Tally, stages: list[str]) -> None:
     print(
         f"\n{tally.hits.total()} kills, {tally.finished} finished runs with the same bytes; "
-        f"{tally.resumed} starts from a checkpoint; deleted by hand: {dict(tally.mended) or 'nothing'}\n"
+        f"{tally.checkpoints} kills left a checkpoint; deleted by hand: {dict(tally.mended) or 'nothing'}\n"
     )
     print("| killed in | kills |\n|---|---|")
     for stage in [*stages, *sorted(tally.hits.keys() - set(stages))]:
