@@ -46,16 +46,19 @@ def train_one_epoch(
     y_true: Tensor,
     order: Tensor,
     batch_size: int,
+    criterion: nn.Module,
     optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
     device: torch.device,
     progress: Progress,
 ) -> tuple[float, float]:
     """Train on every image once, in `order` (rows [N]); return mean loss and accuracy as they were on the way.
 
+    The scheduler is told after each batch.
+
     Errors: InputError, with the largest power of two that fits, if the device's memory does not hold a batch.
     """
     tail.train()
-    criterion = nn.CrossEntropyLoss()
     loss_sum = torch.zeros((), dtype=torch.float64)
     right = 0
     for rows in torch.split(order, batch_size):
@@ -67,6 +70,7 @@ def train_one_epoch(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            scheduler.step()
         except torch.OutOfMemoryError:
             fits = _largest_batch(tail, features, batch_size, device)
             raise InputError(
@@ -104,7 +108,7 @@ def predict(tail: Tail, features: Tensor, device: torch.device) -> Tensor:
 
 
 def evaluate(tail: Tail, features: Tensor, y_true: Tensor, device: torch.device) -> tuple[float, float]:
-    """Return mean loss and accuracy."""
+    """Return mean cross-entropy, labels not smoothed, and accuracy."""
     logits = predict(tail, features, device)
     loss = nn.functional.cross_entropy(logits.double(), y_true)
     return loss.item(), (logits.argmax(dim=1) == y_true).double().mean().item()
@@ -127,9 +131,12 @@ def fit(
     an interrupted run ends with the same bytes as one that was not.
     """
     device = frozen.device
+    criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     optimizer = torch.optim.AdamW(
         tail.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
+    n = len(train.pixels)
+    scheduler = _scheduler(optimizer, recipe, batches=math.ceil(n / recipe.batch_size))
     history: list[Epoch] = []
     best: dict[str, Tensor] = {}
     seconds = 0.0
@@ -137,20 +144,29 @@ def fit(
     if saved is not None:
         tail.load_state_dict(saved["tail"])
         optimizer.load_state_dict(saved["optimizer"])
+        scheduler.load_state_dict(saved["scheduler"])
         history = [Epoch(**line) for line in saved["history"]]
         best = saved["best"]
         seconds = saved["seconds"]
         report(history)
 
     clean = frozen.clean(validation)
-    n = len(train.pixels)
     while not _finished(history, recipe):
         started = time.perf_counter()
         epoch = len(history) + 1
         features = frozen.train(train, epoch, progress)
         order = torch.from_numpy(np.random.Generator(np.random.Philox(key=[seed, 2**32 + epoch])).permutation(n))
         train_loss, train_accuracy = train_one_epoch(
-            tail, features, train.y_true, order, recipe.batch_size, optimizer, device, progress
+            tail,
+            features,
+            train.y_true,
+            order,
+            recipe.batch_size,
+            criterion,
+            optimizer,
+            scheduler,
+            device,
+            progress,
         )
         val_loss, val_accuracy = evaluate(tail, clean, validation.y_true, device)
         if not math.isfinite(train_loss + val_loss):
@@ -165,6 +181,7 @@ def fit(
             {
                 "tail": tail.state_dict(),
                 "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
                 "history": [asdict(line) for line in history],
                 "best": best,
                 "seconds": seconds,
@@ -174,6 +191,21 @@ def fit(
 
     tail.load_state_dict(best)
     return Fit(history, best_epoch(history), seconds)
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, batches: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return what sets the learning rate after each batch; `batches` make an epoch.
+
+    One-cycle (Smith and Topin, 2017; torch's defaults): up to the learning rate over the first 30% of `max_epochs`,
+    and down to almost none.
+    """
+    if recipe.schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, epochs=recipe.max_epochs, steps_per_epoch=batches
+    )
 
 
 def best_epoch(history: list[Epoch]) -> int:

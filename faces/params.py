@@ -108,6 +108,8 @@ class Recipe(Section):
     max_epochs: PositiveInt
     patience: PositiveInt
     weight_decay: Annotated[float, Field(ge=0, le=1, strict=False)]
+    schedule: Literal["constant", "one-cycle"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=False)]
     precision: Literal["bf16", "fp32"]
 
 
@@ -152,21 +154,31 @@ class Params(Section):
     probe: Probe
     gate: Gate
 
+    @property
+    def runs(self) -> list[str]:
+        """The names of all runs: train, trials.<name> ..."""
+        return ["train", *(f"trials.{name}" for name in self.trials)]
+
     def recipe(self, run: str) -> Recipe:
         """Return the hyperparameters of `train` or of a trial, e.g. `trials.trial1`, as this machine can run them."""
         return on_this_machine(self.validated_recipe(run))
 
     def validated_recipe(self, run: str) -> Recipe:
         """Return the hyperparameters as params.yaml gives them; an `InputError` names each that is wrong."""
-        section, _, trial = run.partition(".")
-        if run == "train":
-            overrides = self.train
-        elif section == "trials" and trial in self.trials:
-            overrides = self.trials[trial]
-        else:
-            known = ", ".join(["train", *(f"trials.{name}" for name in self.trials)])
-            raise InputError(f"params.yaml: no run named {run!r}; there are: {known}")
-        return _validated(Recipe, {**self.fit, **overrides}, where=run)
+        own = {key: value for key, value in self._own(run).items() if key != "transforms"}
+        return _validated(Recipe, {**self.fit, **own}, where=run)
+
+    def transforms_of(self, run: str) -> Transforms:
+        """Return what all runs share in `transforms`, with what this run lays over it."""
+        own = self._own(run).get("transforms", {})
+        if not isinstance(own, dict):
+            raise InputError(f"params.yaml: {run}.transforms must be a mapping (is {own!r:.60})")
+        return _validated(Transforms, {**self.transforms.model_dump(), **own}, where=f"{run}.transforms")
+
+    def _own(self, run: str) -> dict[str, Any]:
+        if run not in self.runs:
+            raise InputError(f"params.yaml: no run named {run!r}; there are: {', '.join(self.runs)}")
+        return self.train if run == "train" else self.trials[run.removeprefix("trials.")]
 
 
 def _validated(model: type[Model], values: Any, where: str) -> Model:
@@ -190,23 +202,25 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     params = _validated(Params, values, where="")
-    for run in ["train", *(f"trials.{name}" for name in params.trials)]:
+    for run in params.runs:
         params.validated_recipe(run)
+        params.transforms_of(run)
     return params
 
 
 def on_this_machine(recipe: Recipe) -> Recipe:
     """Return the recipe with fp32 in place of bf16 where bf16 would be emulated, and say so on stderr.
 
-    Emulated it is many times slower than fp32. GPUs have it since Ampere; of CPUs, those with AVX-512 or Arm's bf16.
+    Emulated it is many times slower than fp32.
     """
-    if recipe.precision == "fp32" or _has_bf16():
+    if recipe.precision == "fp32" or has_bf16():
         return recipe
     print("this machine computes no bf16: fp32, which is faster here, takes its place", file=sys.stderr)
     return recipe.model_copy(update={"precision": "fp32"})
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
+    """Say whether the device computes in bf16 itself: GPUs since Ampere, CPUs with AVX-512 or Arm's bf16."""
     import torch
 
     if torch.cuda.is_available():

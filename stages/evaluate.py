@@ -8,7 +8,7 @@ import typer
 
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
-from faces.params import Recipe, load_params
+from faces.params import Recipe, Transforms, load_params
 
 
 def main(
@@ -34,9 +34,9 @@ def main(
 
     determinism.enable()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = Recipe.model_validate(facts["recipe"])
+    recipe, transforms = Recipe.model_validate(facts["recipe"]), Transforms.model_validate(facts["transforms"])
     network = load_model(model / "model.pt")
-    frozen = FrozenFeatures(network, recipe, params.transforms, facts["seed"], device)
+    frozen = FrozenFeatures(network, recipe, transforms, facts["seed"], device)
     tail = Tail(network, recipe.freeze, recipe.precision).to(device)
 
     table = pd.read_csv(splits)
@@ -45,7 +45,7 @@ def main(
         rows = table[table["subset"] == name].sort_values("path")
         if rows.empty:
             raise InputError(f"{splits}: the {name} subset is empty; there are too few images")
-        images = load_subset(data, rows, name, params.transforms.resize)
+        images = load_subset(data, rows, name, transforms.resize)
         logits = predict(tail, frozen.clean(images), device)  # [N, 2]
         y_score = logits.double().softmax(dim=1)[:, 1]  # paper, equation 2
         parts.append(rows[["path", "subset", "y_true"]].assign(y_score=y_score.numpy().round(6)))

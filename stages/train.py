@@ -32,7 +32,7 @@ def main(
 ) -> None:
     """Train the run `run_name` (train, or trials.<name>) and write its model, history and facts into `out`."""
     params = load_params()
-    recipe = params.recipe(run_name)
+    recipe, transforms = params.recipe(run_name), params.transforms_of(run_name)
 
     import pandas as pd
     import torch
@@ -47,13 +47,13 @@ def main(
     determinism.enable()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     table = pd.read_csv(splits)
-    train, validation = (load_subset(data, table, name, params.transforms.resize) for name in ("train", "validation"))
+    train, validation = (load_subset(data, table, name, transforms.resize) for name in ("train", "validation"))
     if not len(train.pixels) or not len(validation.pixels):
         raise InputError(f"{splits}: the training or the validation subset is empty; there are too few images")
 
     identity = {
         "recipe": recipe.model_dump(mode="json"),
-        "transforms": params.transforms.model_dump(mode="json"),
+        "transforms": transforms.model_dump(mode="json"),
         "seed": params.seed,
         "weights": json.loads(weights_facts.read_text(encoding="utf-8")),
         "images": [train.key, validation.key],
@@ -65,7 +65,7 @@ def main(
         return
 
     network = build(weights, params.seed)
-    frozen = FrozenFeatures(network, recipe, params.transforms, params.seed, device)
+    frozen = FrozenFeatures(network, recipe, transforms, params.seed, device)
     tail = Tail(network, recipe.freeze, recipe.precision).to(device)
     code = [file_sha256(Path(file)) for file in (__file__, loop.__file__)]
     checkpoint = Checkpoint(fingerprint(identity=identity, features=frozen.facts, code=code))

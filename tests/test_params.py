@@ -40,7 +40,7 @@ def test_bf16_where_the_machine_has_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(params_module, "_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(params_module, "has_bf16", lambda: has_bf16)
     params = load(tmp_path, overlay(COMMITTED, {"fit": {"precision": asked}}))
     assert capsys.readouterr().err == ""  # said once, by the run that it concerns
     assert params.recipe("trials.trial1").precision == got
@@ -48,7 +48,7 @@ def test_bf16_where_the_machine_has_it(
 
 
 def test_fp32_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(params_module, "_has_bf16", lambda: True)
+    monkeypatch.setattr(params_module, "has_bf16", lambda: True)
     params = load(tmp_path, overlay(COMMITTED, {"train": {"precision": "fp32"}}))
     assert params.recipe("train").precision == "fp32"
 
@@ -58,7 +58,7 @@ def test_emulated_bf16_is_told_by_the_processor() -> None:
     flags = Path("/proc/cpuinfo")
     if platform.machine() != "x86_64" or not flags.exists():
         pytest.skip("the instructions are listed for x86-64 Linux only")
-    assert params_module._has_bf16() == (" avx512bw " in flags.read_text())
+    assert params_module.has_bf16() == (" avx512bw " in flags.read_text())
 
 
 def test_a_trial_overrides_what_all_share(tmp_path: Path) -> None:
