@@ -4,6 +4,7 @@ The plain loop shares with ours what is drawn (boxes, flips, order of the images
 folded batch norms, no features kept, no channels-last memory, no fused optimiser.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,13 @@ CPU = torch.device("cpu")
 def recipe(precision: str) -> Recipe:
     return Recipe(
         batch_size=12,
-        learning_rate=0.0001,
+        learning_rate=0.00003,  # higher ones amplify rounding: see the test
         freeze="layer3",
         max_epochs=3,
         patience=3,
         weight_decay=0.05,
+        schedule="one-cycle",
+        label_smoothing=0.1,
         precision=precision,  # type: ignore[arg-type]
     )
 
@@ -86,7 +89,9 @@ def plain_fit(network: ResNet, train: Images, validation: Images, recipe: Recipe
     optimizer = torch.optim.AdamW(
         trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False, fused=False
     )
-    criterion = nn.CrossEntropyLoss()
+    steps = recipe.max_epochs * math.ceil(len(train.pixels) / recipe.batch_size)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
+    criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     history = []
     for epoch in range(1, recipe.max_epochs + 1):
         network.train()
@@ -102,6 +107,7 @@ def plain_fit(network: ResNet, train: Images, validation: Images, recipe: Recipe
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            scheduler.step()
             losses += [loss.item()] * len(rows)
             right += int((logits.argmax(dim=1) == y).sum())
 
@@ -110,7 +116,7 @@ def plain_fit(network: ResNet, train: Images, validation: Images, recipe: Recipe
         with torch.no_grad():
             logits = network(torch.stack([plain_input(pixels, whole, False) for pixels in validation.pixels]))
         val_accuracy = (logits.argmax(dim=1) == validation.y_true).double().mean().item()
-        val_loss = criterion(logits, validation.y_true).item()
+        val_loss = nn.functional.cross_entropy(logits, validation.y_true).item()
         history.append(loop.Epoch(epoch, float(np.mean(losses)), right / len(order), val_loss, val_accuracy))
     return history
 
@@ -128,7 +134,8 @@ def test_the_losses_are_a_plain_loops(
     """The losses agree within these relative tolerances.
 
     They drift apart epoch by epoch: AdamW divides each gradient by its size, so rounding in a gradient near zero
-    becomes a step in another direction.
+    becomes a step in another direction. At this learning rate that stays small: weights changed by a millionth moved
+    the plain loop's own losses by less than 0.1%, ten times the rate by up to 5%.
     """
     monkeypatch.setenv("FACES_CACHE", str(tmp_path))
     train, validation = faces
