@@ -193,9 +193,7 @@ def fit(
     return Fit(history, best_epoch(history), seconds)
 
 
-def _scheduler(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, batches: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, batches: int) -> torch.optim.lr_scheduler.LRScheduler:
     """Return what sets the learning rate after each batch; `batches` make an epoch.
 
     One-cycle (Smith and Topin, 2017; torch's defaults): up to the learning rate over the first 30% of `max_epochs`,

@@ -208,8 +208,13 @@ def explain_table(evidence: Evidence) -> str:
     """Return the accuracy with parts of the picture hidden; empty if the stage has not run."""
     if evidence.explain is None:
         return ""
-    rows = [(name.replace("_", " "), percent(row), row["n"]) for name, row in evidence.explain["accuracy"].items()]
-    return table(("the network sees", "test accuracy", "n"), rows)
+    runs = [evidence.explain, *evidence.explain["beside"]]
+    rows = [
+        (name.replace("_", " "), *(percent(one["accuracy"][name]) for one in runs), row["n"])
+        for name, row in evidence.explain["accuracy"].items()
+    ]
+    names = {f"trials.{trial}": name for trial, name in evidence.names.items()} | {"train": "active run"}
+    return table(("the network sees", *(f"test accuracy, {names[one['run']]}" for one in runs), "n"), rows)
 
 
 def facts_table(evidence: Evidence) -> str:

@@ -5,20 +5,33 @@ The averages show no person and go to Git; the gallery shows photographs and sta
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import typer
 
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
 from faces.params import Transforms, load_params
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def main(data: Path, splits: Path, model: Path, out_metrics: Path, out_plots: Path, out_gallery: Path) -> None:
+def main(
+    data: Path,
+    splits: Path,
+    model: Path,
+    out_metrics: Path,
+    out_plots: Path,
+    out_gallery: Path,
+    beside: Annotated[list[Path] | None, typer.Option(help="another run's model, for the occlusion check only")] = None,
+) -> None:
     """Explain the active run on the test subset."""
     confidence = load_params().evaluate.confidence
     facts = json.loads((model / "run.json").read_text(encoding="utf-8"))
@@ -45,12 +58,8 @@ def main(data: Path, splits: Path, model: Path, out_metrics: Path, out_plots: Pa
 
     middle = explain.middle_mask(transforms.crop)
     averages = {label: maps[y_true == index].mean(axis=0) for index, label in enumerate(LABELS)}
-    answers = {
-        "whole picture": logits.argmax(1),
-        "middle hidden": explain.predict(network, explain.hide(images, "middle")),
-        "only the middle": explain.predict(network, explain.hide(images, "surroundings")),
-    }
-    accuracy = {name: _accuracy(y_true, y_pred, confidence) for name, y_pred in answers.items()}
+    accuracy = _occlusion(network, images, y_true, confidence)
+    others = [_beside(folder, data, test, device, confidence) for folder in beside or []]
     metrics = {
         "run": facts["run"],
         "source": facts["source"],
@@ -60,7 +69,8 @@ def main(data: Path, splits: Path, model: Path, out_metrics: Path, out_plots: Pa
             label: {"value": round(float(average[middle].sum()), 4), "n": int((y_true == index).sum())}
             for index, (label, average) in enumerate(averages.items())
         },
-        "accuracy": {name.replace(" ", "_"): row for name, row in accuracy.items()},
+        "accuracy": accuracy,
+        "beside": others,
     }
 
     write_json(out_metrics, metrics)
@@ -69,9 +79,49 @@ def main(data: Path, splits: Path, model: Path, out_metrics: Path, out_plots: Pa
         what = f"Average Grad-CAM, {plots.NAMES[label]}"
         heading = plots.title(what, facts["run"], int((y_true == index).sum()), facts["source"])
         plots.save(plots.heat_map(average, middle, heading, largest), out_plots / f"{label}.png")
-    heading = plots.title("Occlusion", facts["run"], len(test), facts["source"])
-    plots.save(plots.intervals(accuracy, "test accuracy", heading), out_plots / "occlusion.png")
+    heading = plots.title("Occlusion", "", len(test), facts["source"])
+    rows = {
+        f"{plots.run_name(one['run'])}, {name.replace('_', ' ')}": row
+        for one in (metrics, *others)
+        for name, row in one["accuracy"].items()
+    }
+    plots.save(plots.intervals(rows, "test accuracy", heading), out_plots / "occlusion.png")
     write_gallery(out_gallery, facts, test, photos, logits, maps)
+
+
+def _occlusion(
+    network: "nn.Module", images: "Tensor", y_true: npt.NDArray[np.int64], confidence: float
+) -> dict[str, dict[str, Any]]:
+    from faces import explain
+
+    seen: dict[str, explain.Hidden] = {
+        "whole_picture": "nothing",
+        "middle_hidden": "middle",
+        "only_the_middle": "surroundings",
+    }
+    return {
+        name: _accuracy(y_true, explain.predict(network, explain.hide(images, hidden)), confidence)
+        for name, hidden in seen.items()
+    }
+
+
+def _beside(model: Path, data: Path, test: pd.DataFrame, device: "torch.device", confidence: float) -> dict[str, Any]:
+    import torch
+
+    from faces.images import load
+    from faces.model import load_model
+    from faces.transforms import center
+
+    facts = json.loads((model / "run.json").read_text(encoding="utf-8"))
+    transforms = Transforms.model_validate(facts["transforms"])
+    photos = torch.from_numpy(load(data, test["path"].tolist(), transforms.resize))
+    accuracy = _occlusion(
+        load_model(model / "model.pt").to(device),
+        center(photos, transforms).to(device),
+        test["y_true"].to_numpy(),
+        confidence,
+    )
+    return {"run": facts["run"], "accuracy": accuracy}
 
 
 def _accuracy(y_true: npt.NDArray[np.int64], y_pred: npt.NDArray[np.int64], confidence: float) -> dict[str, Any]:

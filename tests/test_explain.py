@@ -120,6 +120,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     transforms = {"resize": 48, "crop": 64, "scale": [0.5, 1.0], "ratio": [0.75, 1.3], "flip": 0.5}
     facts = {"run": "train", "source": "sample", "transforms": transforms}
     (tmp_path / "model" / "run.json").write_text(json.dumps(facts))
+    other = {**facts, "run": "trials.other", "transforms": {**transforms, "resize": 40, "crop": 48}}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text(json.dumps(other))
     monkeypatch.setattr("faces.model.load_model", lambda _: small_resnet())
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -127,9 +130,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def call(run: Path, out: str = "out") -> dict[str, bytes]:
     folder = run / out
-    stage.main(
-        run / "data", run / "splits.csv", run / "model", folder / "explain.json", folder / "plots", folder / "gallery"
-    )
+    outputs = folder / "explain.json", folder / "plots", folder / "gallery"
+    stage.main(run / "data", run / "splits.csv", run / "model", *outputs, beside=[run / "other"])
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -141,6 +143,14 @@ def test_stage_writes_averages_counts_and_gallery(run: Path) -> None:
     for row in metrics["accuracy"].values():
         assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
     assert {label: row["n"] for label, row in metrics["heat_in_middle"].items()} == {"healthy": 5, "down_syndrome": 5}
+    (beside,) = metrics["beside"]
+    assert beside["run"] == "trials.other"
+    assert beside["accuracy"].keys() == metrics["accuracy"].keys()
+    photos = load(run / "data", sorted(f"{row}" for row in pd.read_csv(run / "splits.csv")["path"][:10]), 40)
+    small = Transforms(resize=40, crop=48, scale=(0.5, 1.0), ratio=(0.75, 1.3), flip=0.5)
+    answers = explain.predict(small_resnet(), explain.hide(center(torch.from_numpy(photos), small), "middle"))
+    labels = np.array([path.startswith("down") for path in sorted(pd.read_csv(run / "splits.csv")["path"][:10])])
+    assert beside["accuracy"]["middle_hidden"]["value"] == pytest.approx((answers == labels).mean())
     drawn = {name for name in files if name.startswith("plots/")}
     assert drawn == {"plots/healthy.png", "plots/down_syndrome.png", "plots/occlusion.png"}
 

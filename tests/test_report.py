@@ -18,6 +18,7 @@ from faces.cli import InputError
 from stages import report as stage
 
 REPOSITORY = Path(__file__).parents[1]
+HIDDEN = ("whole_picture", "middle_hidden", "only_the_middle")
 PICTURES = [f"figures/{kind}_{t}" for kind in ("curves", "confusion", "operating_point") for t in evidence.TRIALS]
 PICTURES += ["figures/roc", "figures/precision_recall", "figures/calibration", "class_balance"]
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -190,18 +191,22 @@ def test_what_is_missing_is_said(runs: Path) -> None:
     assert "No picture plots/explain/healthy.png" in page
     assert "No picture plots/figures/roc.png" in page
     assert "61.0% (55.4 to 66.3)" in page.replace("\u00a0", " ")
+    assert "62.0% (55.4 to 66.3)" in page.replace("\u00a0", " ")
+    assert "test accuracy, trial 3" in page
     assert "61.0% (55.4 to 66.3)" in card
 
 
 def explained() -> dict[str, Any]:
     row = {"value": 0.61, "low": 0.5538, "high": 0.6634, "n": 300, "method": "Wilson"}
+    other = {**row, "value": 0.62}
     return {
         "run": "train",
         "source": "kaggle",
         "class_explained": "the predicted one",
         "middle_area": 0.5,
         "heat_in_middle": {"healthy": {"value": 0.7, "n": 150}, "down_syndrome": {"value": 0.8, "n": 150}},
-        "accuracy": dict.fromkeys(("whole_picture", "middle_hidden", "only_the_middle"), row),
+        "accuracy": dict.fromkeys(HIDDEN, row),
+        "beside": [{"run": "trials.trial3", "accuracy": dict.fromkeys(HIDDEN, other)}],
     }
 
 
