@@ -66,7 +66,9 @@ def measure(n: int) -> None:
         paths = draw(root / "data", n)
         transforms = Transforms(resize=SIDE, crop=SIDE, scale=(0.08, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
         values = {"batch_size": 256, "learning_rate": 0.001, "freeze": "layer4", "max_epochs": 1, "patience": 1}
-        recipe = Recipe.model_validate({**values, "weight_decay": 0.01, "precision": "fp32"})
+        recipe = Recipe.model_validate(
+            {**values, "weight_decay": 0.01, "schedule": "constant", "label_smoothing": 0.0, "precision": "fp32"}
+        )
         network = resnet34(num_classes=2)
         before, peak, done = anonymous(), 0, threading.Event()
 

@@ -26,7 +26,15 @@ from faces.params import Recipe, Transforms
 REPOSITORY = Path(__file__).parents[1]
 COUNTS = {"train": 8, "validation": 4, "test": 4}
 RECIPE = Recipe(
-    batch_size=4, learning_rate=0.001, freeze="layer3", max_epochs=2, patience=2, weight_decay=0.01, precision="fp32"
+    batch_size=4,
+    learning_rate=0.001,
+    freeze="layer3",
+    max_epochs=2,
+    patience=2,
+    weight_decay=0.01,
+    schedule="constant",
+    label_smoothing=0.0,
+    precision="fp32",
 )
 SMALL = Transforms(resize=32, crop=40, scale=(0.5, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
 

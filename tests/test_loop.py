@@ -18,7 +18,15 @@ from faces.params import Recipe, Transforms
 
 SMALL = Transforms(resize=32, crop=32, scale=(0.5, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
 RECIPE = Recipe(  # only the head is trained, which is quick
-    batch_size=8, learning_rate=0.001, freeze="layer4", max_epochs=3, patience=3, weight_decay=0.01, precision="bf16"
+    batch_size=8,
+    learning_rate=0.001,
+    freeze="layer4",
+    max_epochs=3,
+    patience=3,
+    weight_decay=0.01,
+    schedule="constant",
+    label_smoothing=0.0,
+    precision="bf16",
 )
 CPU = torch.device("cpu")
 
