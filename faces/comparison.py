@@ -178,8 +178,10 @@ def weigh(
     if absent:
         criterion, evidence, found = "needs these trials", f"not run: {', '.join(absent)}", "undecidable"
     elif claim.kind == "best":
-        criterion = f"{name} beats each other trial on the same test images (exact McNemar, Holm-corrected)"
-        evidence, found = _best(claim, pairs)
+        criterion = (
+            f"{name} beats each other trial of the paper on the same test images (exact McNemar, Holm-corrected)"
+        )
+        evidence, found = _best(claim, [pair for pair in pairs if {pair["first"], pair["second"]} <= paper.rows.keys()])
     elif claim.kind == "reaches":
         criterion = f"the interval of {name}'s test accuracy lies above {claim.accuracy:.0%}"
         evidence, found = _reaches(claim, documents)

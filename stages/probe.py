@@ -5,12 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from faces import probes
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
+from faces.metrics import read_predictions
 from faces.params import load_params
+from faces.statistics import wilson
+
+OF_EVERYTHING = (probes.ALL, "random forest")
+WHERE = ("where_probe_is_right", "where_probe_is_wrong")
 
 
 def main(
@@ -18,11 +24,16 @@ def main(
     images: Path,
     splits: Path,
     trials: Path,
+    predictions: Path,
     out_json: Path,
     out_markdown: Path,
     out_predictions: Path,
 ) -> None:
-    """Write each probe's cross-validated accuracy, on all images and on the test subset, beside the trials'."""
+    """Write each probe's cross-validated accuracy, on all images and on the test subset, beside the trials'.
+
+    Each trial also where the probe of everything is right, and where it is wrong: a trial that took the same shortcuts
+    would fail where the probe fails.
+    """
     params = load_params()
     table = pd.read_csv(images, keep_default_na=False)
     subset = pd.read_csv(splits, keep_default_na=False)[["path", "subset"]]
@@ -46,6 +57,10 @@ def main(
         {"sees": view, "model": model, "accuracy": all_images, "accuracy_on_test": test_images}
         for (view, model), all_images, test_images in zip(scores, on_all, on_test, strict=True)
     ]
+    probe_right = pd.Series(right[:, list(scores).index(OF_EVERYTHING)], index=table["path"])
+    for name, trial in real.items():
+        settled = _test_right(predictions / f"{name}.csv", trial.pop("threshold"))
+        trial |= _where(settled, probe_right, params.evaluate.confidence)
     facts = {
         "source": params.data.kind,
         "n": len(table),
@@ -57,28 +72,55 @@ def main(
         "trials": real,
         "summary": _summary(rows, real),
     }
-    predictions = table[["path", "y_true"]].assign(y_score=scores[probes.ALL, "random forest"])
+    answers = table[["path", "y_true"]].assign(y_score=scores[OF_EVERYTHING])
 
     write_json(out_json, facts)
     write_atomically(out_markdown, _markdown(facts).encode())
-    text = predictions.to_csv(index=False, lineterminator="\n", float_format="%.6f")
+    text = answers.to_csv(index=False, lineterminator="\n", float_format="%.6f")
     write_atomically(out_predictions, text.encode())
 
 
 def _trials(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.glob("*.json")):
-        accuracy = json.loads(path.read_text(encoding="utf-8"))["metrics"]["accuracy"]
-        found[path.stem] = {key: accuracy[key] for key in ("value", "low", "high", "n")}
+        document = json.loads(path.read_text(encoding="utf-8"))
+        accuracy = {key: document["metrics"]["accuracy"][key] for key in ("value", "low", "high", "n")}
+        found[path.stem] = {"accuracy": accuracy, "threshold": document["settings"]["threshold"]}
     if not found:
         raise InputError(f"{folder} holds no trial's metrics (*.json) to compare with; run dvc repro")
     return found
 
 
+def _test_right(predictions: Path, threshold: float) -> "pd.Series[bool]":
+    """Return whether a trial's decision on each test image is right, by path."""
+    test = read_predictions(predictions).query("subset == 'test'").set_index("path")
+    return (test["y_score"] >= threshold) == (test["y_true"] == 1)
+
+
+def _where(
+    right: "pd.Series[bool]", probe_right: "pd.Series[bool]", confidence: float
+) -> dict[str, dict[str, float] | None]:
+    """Return a trial's accuracy on the images that the probe gets right and on those that it gets wrong."""
+    by_probe = probe_right.reindex(right.index)
+    if by_probe.isna().any():
+        raise InputError("the predictions hold images that the audit does not; run dvc repro")
+    return {
+        key: _share(right[by_probe == is_right].to_numpy(dtype=bool), confidence)
+        for key, is_right in zip(WHERE, (True, False), strict=True)
+    }
+
+
+def _share(right: npt.NDArray[np.bool_], confidence: float) -> dict[str, float] | None:
+    if not len(right):
+        return None
+    low, high = wilson(int(right.sum()), len(right), confidence)
+    return {"value": round(float(right.mean()), 4), "low": round(low, 4), "high": round(high, 4), "n": len(right)}
+
+
 def _summary(rows: list[dict[str, Any]], real: dict[str, dict[str, Any]]) -> str:
     probe = max(rows, key=lambda row: row["accuracy"]["value"])
-    trial = max(real, key=lambda name: real[name]["value"])
-    seen, best = probe["accuracy"], real[trial]
+    trial = max(real, key=lambda name: real[name]["accuracy"]["value"])
+    seen, best = probe["accuracy"], real[trial]["accuracy"]
     sentence = (
         f"Without seeing a face, the strongest probe ({probe['sees']}, {probe['model']}) is right on "
         f"{seen['value']:.1%} ({seen['low']:.1%} to {seen['high']:.1%}) of {seen['n']} images; "
@@ -108,14 +150,25 @@ def _markdown(facts: dict[str, Any]) -> str:
         lines.append(
             f"| {row['sees']} | {row['model']} | {_percent(row['accuracy'])} | {_percent(row['accuracy_on_test'])} |"
         )
-    for trial, accuracy in facts["trials"].items():
-        lines.append(f"| the whole picture | {trial}, ResNet-34 | - | {_percent(accuracy)} |")
+    for name, trial in facts["trials"].items():
+        lines.append(f"| the whole picture | {name}, ResNet-34 | - | {_percent(trial['accuracy'])} |")
+    lines += [
+        "",
+        f"Where the {OF_EVERYTHING[1]} that sees all together is right, and where it is wrong, on the test subset:",
+        "",
+        "| trial | accuracy where the probe is right | where it is wrong |",
+        "|---|---|---|",
+    ]
+    for name, trial in facts["trials"].items():
+        where = (_percent(trial[key]) if trial[key] else "no such image" for key in WHERE)
+        lines.append(f"| {name} | {' | '.join(where)} |")
     lines += ["", "What each probe sees:", ""]
     lines += [f"- {view}: {what}" for view, what in probes.SEES.items()]
     lines += [
         "",
         f"Each image is judged by models that saw neither it nor its duplicates: {facts['folds']}-fold "
-        f"cross-validation, stratified, groups whole, seed {facts['seed']}. In brackets: {facts['interval']}. "
+        f"cross-validation, stratified, groups whole, seed {facts['seed']}. In brackets: {facts['interval']}; for "
+        "the trials Wilson's. "
         f"Always guessing the larger class: {facts['guessing']:.1%}.",
     ]
     return "\n".join(lines) + "\n"

@@ -85,4 +85,4 @@ def parameters_read(file: str) -> set[str]:
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("params", "load_params()")
     }
-    return {"fit" if section == "recipe" else section for section in sections}
+    return {{"recipe": "fit", "transforms_of": "transforms"}.get(section, section) for section in sections}

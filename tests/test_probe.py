@@ -1,5 +1,6 @@
 """The shortcut probes: they see what they should and nothing else, and duplicates do not help them."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,9 @@ def test_more_folds_than_images_are_refused() -> None:
 # The stage
 
 
+WRONG = ("down_syndrome/01.png", "healthy/00.png")  # of the trial's answers; test images
+
+
 def run_probe(folder: Path, accuracy: float | None = 0.9, source: str = "sample") -> tuple[dict[str, Any], str, bytes]:
     """Run the stage on 40 pictures; those of class 1 have a dark border."""
     rows = []
@@ -162,11 +166,23 @@ def run_probe(folder: Path, accuracy: float | None = 0.9, source: str = "sample"
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "trials").mkdir(exist_ok=True)
     if accuracy is not None:
-        facts = {"metrics": {"accuracy": {"value": accuracy, "low": 0.8, "high": 0.95, "n": 10, "method": "x"}}}
+        facts = {
+            "metrics": {"accuracy": {"value": accuracy, "low": 0.8, "high": 0.95, "n": 10, "method": "x"}},
+            "settings": {"threshold": 0.5},
+        }
         (folder / "trials" / "trial2.json").write_text(json.dumps(facts))
+    (folder / "predictions").mkdir(exist_ok=True)
+    scored = splits.assign(
+        y_score=[
+            0.8 if (y_true == 1) != (path in WRONG) else 0.2
+            for path, y_true in zip(splits["path"], splits["y_true"], strict=True)
+        ]
+    )
+    scored["subset"] = scored["subset"].replace("train", "validation")
+    scored[["path", "subset", "y_true", "y_score"]].to_csv(folder / "predictions" / "trial2.csv", index=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        inputs = [Path(name) for name in ("data", "images.csv", "splits.csv", "trials")]
+        inputs = [Path(name) for name in ("data", "images.csv", "splits.csv", "trials", "predictions")]
         probe.main(*inputs, Path("o/probes.json"), Path("o/probes.md"), Path("o/probe.csv"))
     out = folder / "o"
     return (
@@ -182,7 +198,22 @@ def test_the_stage_sets_probes_beside_the_trials(tmp_path: Path) -> None:
     border = next(row for row in facts["probes"] if row["sees"] == "border")
     assert border["accuracy"]["value"] > 0.9
     assert (border["accuracy"]["n"], border["accuracy_on_test"]["n"]) == (40, 10)
-    assert facts["trials"] == {"trial2": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 10}}
+    trial = facts["trials"]["trial2"]
+    assert trial["accuracy"] == {"value": 0.9, "low": 0.8, "high": 0.95, "n": 10}
+    right = {
+        row[0]: (float(row[2]) >= 0.5) == (row[1] == "1") for row in csv.reader(predictions.decode().splitlines()[1:])
+    }
+    splits = pd.read_csv(tmp_path / "splits.csv")
+    test = list(splits[splits["subset"] == "test"]["path"])
+    for key, is_right in (("where_probe_is_right", True), ("where_probe_is_wrong", False)):
+        those = [path for path in test if right[path] == is_right]
+        if not those:
+            assert trial[key] is None
+            continue
+        share = sum(path not in WRONG for path in those) / len(those)
+        assert (trial[key]["value"], trial[key]["n"]) == (pytest.approx(share, abs=1e-4), len(those))
+        assert trial[key]["low"] <= share <= trial[key]["high"]
+    assert "| trial | accuracy where the probe is right | where it is wrong |" in page
     assert facts["summary"] in page
     assert "trial2 is right on 90.0% of 10 test images. Of the 40.0 points" in facts["summary"]
     assert "| the whole picture | trial2, ResNet-34 | - | 90.0% (80.0% to 95.0%), n = 10 |" in page
