@@ -49,7 +49,7 @@ def overlay(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return `params` with the nested `changes` laid over them."""
     merged = dict(params)
     for key, value in changes.items():
-        merged[key] = overlay(merged[key], value) if isinstance(value, dict) else value
+        merged[key] = overlay(merged.get(key, {}), value) if isinstance(value, dict) else value
     return merged
 
 

@@ -298,7 +298,7 @@ def table(comparison: dict[str, Any], documents: Documents) -> pd.DataFrame:
             row |= {f"paper_{name}": item["paper"], name: item["value"]}
         rows.append(row | {"best_epoch": document["training"]["best_epoch"]})
     columns = ["trial", "source", "n", "paper_accuracy", "accuracy", "low", "high", "verdict"]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).astype({"paper_stopped_epoch": "Int64"})  # whole also where one is missing
     if not comparison["verdicts"]:
         frame["verdict"] = f"{comparison['source']}: no verdict"
     return frame[[*columns, *(name for name in frame.columns if name not in columns)]]

@@ -67,6 +67,14 @@ def test_a_trial_overrides_what_all_share(tmp_path: Path) -> None:
     assert params.recipe("trials.trial2").freeze == "layer3"
 
 
+def test_a_run_lays_its_own_transforms_over_those_of_all(tmp_path: Path) -> None:
+    params = load(tmp_path, overlay(COMMITTED, {"trials": {"trial1": {"transforms": {"crop": 96}}}}))
+    own, shared = params.transforms_of("trials.trial1"), params.transforms_of("trials.trial2")
+    assert shared == params.transforms
+    assert own.model_dump() == {**shared.model_dump(), "crop": 96}
+    assert params.recipe("trials.trial1") == load(tmp_path, COMMITTED).recipe("trials.trial1")
+
+
 def test_the_demos_parameters_are_valid(tmp_path: Path) -> None:
     assert load(tmp_path, overlay(COMMITTED, SAMPLE)).data.kind == "sample"
 
@@ -85,6 +93,11 @@ def test_a_path_of_ones_own_is_neither_kaggle_nor_sample(tmp_path: Path) -> None
         ({"train": {"learning_rate": 0}}, "train.learning_rate: .*greater than 0"),
         ({"fit": {"freeze": "layer9"}}, "train.freeze: .*'layer9'"),
         ({"fit": {"precision": "fp8"}}, "train.precision"),
+        ({"fit": {"schedule": "cosine"}}, "train.schedule: .*'cosine'"),
+        ({"fit": {"label_smoothing": 1.0}}, "train.label_smoothing: .*less than 1"),
+        ({"trials": {"trial1": {"transforms": {"crop": 8}}}}, "trials.trial1.transforms.crop: .*greater than"),
+        ({"trials": {"trial1": {"transforms": {"size": 8}}}}, "trials.trial1.transforms.size is not a known"),
+        ({"train": {"transforms": 160}}, "train.transforms must be a mapping .is 160"),
         ({"split": {"test": 0.2}}, "split: .*must sum to 1"),
         ({"split": {"folds": 1}}, "split: .*folds must be 0"),
         ({"data": {"sha256": "abc"}}, "data.sha256"),
