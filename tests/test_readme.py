@@ -23,13 +23,38 @@ def test_the_trials_are_as_many_right_and_not_told_apart() -> None:
         (tn, _), (_, tp) = metrics(f"trials/{trial}")["confusion_matrix"]["matrix"]
         right.add(tn + tp)
     assert right == {275}
-    assert "each trial is right on 275" in README
-    assert {f"{pair['p_holm']:.3f}" for pair in comparison["pairs"]} == {"1.000"}
+    assert "each of the paper's trials is right on 275" in README
+    papers = [pair for pair in comparison["pairs"] if "improved" not in (pair["first"], pair["second"])]
+    assert {f"{pair['p_holm']:.3f}" for pair in papers} == {"1.000"}
     best = next(claim for claim in comparison["claims"] if claim["claim"] == "trial 2 is best")
     assert best["verdict"] == "undecidable"
     lead = next(pair for pair in comparison["paper_pairs"] if (pair["first"], pair["second"]) == ("trial2", "trial1"))
     points = [100 * lead["difference"], 100 * lead["low"], 100 * lead["high"]]
     assert "{:.1f} points ({:.1f} to {:.1f}, n = 297)".format(*points) in README
+
+
+def test_the_improved_recipe() -> None:
+    comparison = metrics("comparison")
+    accuracy = metrics("trials/improved")["metrics"]["accuracy"]
+    assert f"Its {percent(accuracy)}) lie above every accuracy" in README
+    assert all(
+        accuracy["low"] > row["paper"]
+        for row in comparison["quantities"]
+        if row["title"] == "test accuracy" and row["paper"]
+    )
+    pairs = [pair for pair in comparison["pairs"] if pair["second"] == "improved"]
+    assert {f"{-100 * pair['difference']:.1f} points" for pair in pairs} == {"3.0 points"}
+    assert "beats each of our three trials by 3.0 points" in README
+    assert {f"(p = {pair['p_holm']:.3f})" for pair in pairs} == {"(p = 0.559)"}
+    assert "(p = 0.559)" in README
+    assert not any(pair["distinguishable"] for pair in pairs)
+    wrong = {name: trial["where_probe_is_wrong"] for name, trial in metrics("probes")["trials"].items()}
+    said = "it is right on {}, n = {}), trial 2 on {})"
+    assert said.format(percent(wrong["improved"]), wrong["improved"]["n"], percent(wrong["trial2"])) in README
+    (beside,) = metrics("explain")["beside"]
+    assert beside["run"] == "trials.improved"
+    middle = beside["accuracy"]["only_the_middle"]
+    assert f"only the middle of the picture on {percent(middle)}, n = {middle['n']})" in README
 
 
 def test_the_papers_table() -> None:
