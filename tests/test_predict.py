@@ -31,6 +31,8 @@ RECIPE = {
     "max_epochs": 1,
     "patience": 1,
     "weight_decay": 0.01,
+    "schedule": "constant",
+    "label_smoothing": 0.0,
     "precision": "bf16",
 }
 
