@@ -108,6 +108,9 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         missing = {"source", "recipe", "transforms", "model_sha256"} - facts.keys()
+        if not missing:  # a record that an older version wrote may lack a hyperparameter
+            Recipe.model_validate(facts["recipe"])
+            Transforms.model_validate(facts["transforms"])
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds no trained model (model.pt, run.json); run `dvc repro`, or `dvc pull`"

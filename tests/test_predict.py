@@ -183,6 +183,11 @@ def test_refusals(project: Path, tmp_path: Path) -> None:
     (tmp_path / "broken/run.json").write_text("{}")
     with pytest.raises(InputError, match="lacks model_sha256, recipe, source, transforms"):
         run(image, model=tmp_path / "broken")
+    facts = json.loads(Path("models/active/run.json").read_text())
+    del facts["recipe"]["precision"]
+    (tmp_path / "broken/run.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="is not a run's record"):
+        run(image, model=tmp_path / "broken")
 
 
 def test_command_line(project: Path) -> None:
