@@ -41,6 +41,7 @@ class Job:
 def ours(job: Job, rates: tuple[float, ...] = (1.0,)) -> Result:
     """This project's own path, as stages/train.py goes it; one trial for each factor of the learning rate."""
     import pandas as pd
+    import torch
 
     from faces import determinism, loop
     from faces.cache import fingerprint
@@ -74,7 +75,7 @@ def ours(job: Job, rates: tuple[float, ...] = (1.0,)) -> Result:
 
     started = _now()
     test = load_subset(job.folder, table, "test", job.transforms.resize)
-    loss, accuracy = loop.evaluate(tail, frozen.clean(test), test.y_true, device)
+    loss, accuracy = loop.evaluate(tail, frozen.clean(test, torch.arange(len(test.pixels))), test.y_true, device)
     evaluation = (len(test.pixels), _now() - started)
     return _result(job, network, trials, evaluation, loss, accuracy, job.recipe.precision)
 

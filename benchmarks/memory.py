@@ -67,7 +67,14 @@ def measure(n: int) -> None:
         transforms = Transforms(resize=SIDE, crop=SIDE, scale=(0.08, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
         values = {"batch_size": 256, "learning_rate": 0.001, "freeze": "layer4", "max_epochs": 1, "patience": 1}
         recipe = Recipe.model_validate(
-            {**values, "weight_decay": 0.01, "schedule": "constant", "label_smoothing": 0.0, "precision": "fp32"}
+            {
+                **values,
+                "weight_decay": 0.01,
+                "schedule": "constant",
+                "label_smoothing": 0.0,
+                "ema_decay": 0.0,
+                "precision": "fp32",
+            }
         )
         network = resnet34(num_classes=2)
         before, peak, done = anonymous(), 0, threading.Event()
@@ -83,7 +90,7 @@ def measure(n: int) -> None:
         table = pd.DataFrame({"path": paths, "subset": "train", "y_true": [int("down" in path) for path in paths]})
         images = load_subset(root / "data", table, "train", SIDE)
         frozen = FrozenFeatures(network, recipe, transforms, 1, torch.device("cpu"))
-        frozen.body.layers = nn.Sequential(nn.AvgPool2d(SIDE), nn.Conv2d(3, frozen.shape[0], 1))
+        frozen.body.layers = nn.Sequential(nn.AvgPool2d(SIDE), nn.Conv2d(3, 512, 1))
         tail = Tail(network, recipe.freeze, recipe.precision)
         loop.fit(tail, frozen, images, images, recipe, 1, Checkpoint("k"), lambda history: None, lambda n: None)
         seconds = time.perf_counter() - started

@@ -32,6 +32,7 @@ SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
             "transforms": {"crop": 64},
         },
     },
+    "repeats": {"split_seeds": [1, 2]},
     "train": {"batch_size": 16, "learning_rate": 0.001},
     "evaluate": {"resamples": 500},
 }

@@ -10,12 +10,15 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+ORPHANED_AFTER = 24 * 3600  # seconds after which an array that a killed run left half-filled is removed
 
 
 def folder(name: str) -> Path:
@@ -33,7 +36,7 @@ def fingerprint(**facts: Any) -> str:
 def array(key: str, shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[[Tensor], None]) -> Tensor:
     """Return the array of this key, mapped from the cache; `fill` computes it in place if it is not there.
 
-    Errors: OSError (ENOSPC) before anything is computed if the disk cannot hold it.
+    Errors: OSError (ENOSPC), naming the file, before anything is computed if the disk cannot hold it.
     """
     path = folder("arrays") / f"{key}.bin"
     n = torch.Size(shape).numel()
@@ -42,7 +45,7 @@ def array(key: str, shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[[
         _make_room(path.parent, size)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{key[:16]}.")
         try:
-            os.posix_fallocate(handle, 0, size) if hasattr(os, "posix_fallocate") else os.truncate(handle, size)
+            _reserve(handle, size, path)
             fill(torch.from_file(name, shared=True, size=n, dtype=dtype).view(shape))
             os.fsync(handle)
             Path(name).replace(path)
@@ -56,11 +59,25 @@ def array(key: str, shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[[
     return torch.from_file(str(path), shared=False, size=n, dtype=dtype).view(shape)
 
 
+def _reserve(handle: int, size: int, path: Path) -> None:
+    try:
+        os.posix_fallocate(handle, 0, size) if hasattr(os, "posix_fallocate") else os.truncate(handle, size)
+    except OSError as error:  # it knows the handle only
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def _make_room(arrays: Path, size: int) -> None:
     limit = float(os.environ.get("FACES_CACHE_GB", "10")) * 1e9
-    files = sorted(((p.stat().st_mtime, p.stat().st_size, p) for p in arrays.glob("*.bin")), reverse=True)
+    found: list[tuple[float, int, Path]] = []
+    for path in arrays.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process that shares the cache was quicker
+            facts = path.stat()
+            if path.suffix == ".bin":
+                found.append((facts.st_mtime, facts.st_size, path))
+            elif time.time() - facts.st_mtime > ORPHANED_AFTER:
+                path.unlink()
     used = float(size)
-    for _, length, path in files:
+    for _, length, path in sorted(found, reverse=True):
         used += length
         if used > limit:
             path.unlink(missing_ok=True)

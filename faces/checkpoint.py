@@ -1,5 +1,6 @@
 """A run's state after its last finished epoch, so that a killed run goes on instead of starting again."""
 
+import contextlib
 import io
 import time
 from pathlib import Path
@@ -19,8 +20,9 @@ class Checkpoint:
     def __init__(self, key: str) -> None:
         self.path: Path = cache.folder("checkpoints") / f"{key}.pt"
         for other in self.path.parent.glob("*.pt"):
-            if other != self.path and time.time() - other.stat().st_mtime > STALE_AFTER:
-                other.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another run was quicker
+                if other != self.path and time.time() - other.stat().st_mtime > STALE_AFTER:
+                    other.unlink()
 
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None if there is none or it cannot be read."""

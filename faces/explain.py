@@ -79,10 +79,14 @@ def hide(images: Tensor, part: Hidden) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor) -> npt.NDArray[np.int64]:
-    """Return the predicted class [N] of normalised images [N, 3, S, S]."""
+def predict(model: nn.Module, images: Tensor, flip: bool = False) -> npt.NDArray[np.int64]:
+    """Return the predicted class [N] of normalised images [N, 3, S, S]; flip: of the mean with the mirror images."""
     model.eval()
-    return torch.cat([model(batch).argmax(1) for batch in torch.split(images, BATCH)]).cpu().numpy()
+    classes = []
+    for batch in torch.split(images, BATCH):
+        views = [batch, batch.flip(3)] if flip else [batch]
+        classes.append(torch.stack([model(view).softmax(dim=1) for view in views]).mean(dim=0).argmax(dim=1))
+    return torch.cat(classes).cpu().numpy()
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: Array) -> npt.NDArray[np.uint8]:

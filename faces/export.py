@@ -3,8 +3,9 @@
     python -m faces.export models/active/model.pt model.onnx
 
 Input `images`: uint8 [N, 3, crop, crop], RGB; the photograph resized (bilinear, antialiased) to a square of
-`resize` pixels, then to one of `crop` pixels. Output `probability`: float32 [N], of Down syndrome. Normalisation
-and softmax are inside. The file's metadata hold the model's SHA-256, the two sizes, and that it is no diagnostic.
+`resize` pixels, then to one of `crop` pixels. Output `probability`: float32 [N], of Down syndrome. Inside are
+normalisation, softmax and, where the run's evaluation takes it, the mean with the mirror image. The file's metadata
+hold the model's SHA-256, the two sizes, and that it is no diagnostic.
 """
 
 import json
@@ -34,23 +35,28 @@ class Deployed(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: ResNet) -> None:
+    def __init__(self, network: ResNet, flip: bool) -> None:
         super().__init__()
         self.network = network
+        self.flip = flip
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images uint8 [N, 3, H, W] to the probability of Down syndrome, float32 [N]."""
-        logits: Tensor = self.network((images.float() - self.mean) / self.std)
-        return logits.softmax(dim=1)[:, 1]
+        normalised = (images.float() - self.mean) / self.std
+        views = [normalised, normalised.flip(3)] if self.flip else [normalised]
+        return torch.stack([self.network(view).softmax(dim=1)[:, 1] for view in views]).mean(dim=0)
 
 
-def export(network: ResNet, size: int) -> Any:
-    """Return the ONNX model (onnx.ModelProto) of a network for square images of `size` pixels, any number at once."""
+def export(network: ResNet, size: int, flip: bool) -> Any:
+    """Return the ONNX model (onnx.ModelProto) of a network for square images of `size` pixels, any number at once.
+
+    flip: take the mean over each image and its mirror image.
+    """
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     program = torch.onnx.export(
-        Deployed(network).eval(),
+        Deployed(network, flip).eval(),
         (example,),
         input_names=["images"],
         output_names=["probability"],
@@ -63,7 +69,7 @@ def export(network: ResNet, size: int) -> Any:
     return program.model_proto
 
 
-def difference(network: ResNet, content: bytes, images: npt.NDArray[np.uint8]) -> float:
+def difference(network: ResNet, content: bytes, images: npt.NDArray[np.uint8], flip: bool) -> float:
     """Return the largest difference of a probability between ONNX Runtime and PyTorch on images [N, 3, H, W]."""
     import onnxruntime
 
@@ -72,7 +78,9 @@ def difference(network: ResNet, content: bytes, images: npt.NDArray[np.uint8]) -
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     (there,) = session.run(["probability"], {"images": images})
     with torch.inference_mode():
-        here = network(normalise(torch.from_numpy(images))).softmax(dim=1)[:, 1]
+        views = [images, images[..., ::-1].copy()] if flip else [images]
+        scores = [network(normalise(torch.from_numpy(view))).softmax(dim=1)[:, 1] for view in views]
+        here = torch.stack(scores).mean(dim=0)
     return float(np.abs(there - here.numpy()).max())
 
 
@@ -86,18 +94,19 @@ def main(model: Path, out_onnx: Path) -> None:
         transforms = Transforms.model_validate(facts["transforms"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{model.parent / 'run.json'} is needed beside the model and cannot be read") from None
-    exported = export(network, transforms.crop)
-    about = {"model_sha256": file_sha256(model), "resize": transforms.resize, "crop": transforms.crop, "notice": NOTICE}
+    size, flip = transforms.evaluation_size, transforms.evaluation_flip
+    exported = export(network, size, flip)
+    about = {"model_sha256": file_sha256(model), "resize": transforms.resize, "crop": size, "notice": NOTICE}
     onnx.helper.set_model_props(exported, {key: str(value) for key, value in about.items()})
     onnx.checker.check_model(exported, full_check=True)
     content: bytes = exported.SerializeToString()
-    images = np.random.default_rng(0).integers(0, 256, (3, 3, transforms.crop, transforms.crop), dtype=np.uint8)
-    worst = difference(network, content, images)
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
+    worst = difference(network, content, images, flip)
     if not worst <= TOLERANCE:
         raise InputError(f"{model}: the ONNX model's probability differs by {worst:.2g}, more than {TOLERANCE}")
     write_atomically(out_onnx, content)
-    size = f"{len(content) / 1e6:.1f} MB"
-    print(f"{out_onnx}: {size}, largest difference from PyTorch {worst:.1e} on {len(images)} random images")
+    size_text = f"{len(content) / 1e6:.1f} MB"
+    print(f"{out_onnx}: {size_text}, largest difference from PyTorch {worst:.1e} on {len(images)} random images")
 
 
 if __name__ == "__main__":

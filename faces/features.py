@@ -39,8 +39,10 @@ def load_subset(root: Path, splits: pd.DataFrame, subset: str, size: int) -> Ima
     """Decode the images of a subset (rows of splits.csv, in their order), or map them if they were before."""
     rows = splits[splits["subset"] == subset]
     paths = [str(path) for path in rows["path"]]
-    hashes = [file_sha256(root / path) for path in paths]
-    key = cache.fingerprint(kind="pixels", hashes=hashes, size=size, pillow=pillow_version)
+    content = hashlib.sha256()
+    for path in paths:
+        content.update(bytes.fromhex(file_sha256(root / path)))
+    key = cache.fingerprint(kind="pixels", content=content.hexdigest(), size=size, pillow=pillow_version)
 
     def fill(out: Tensor) -> None:
         images.load(root, paths, size, out=out.permute(0, 3, 1, 2).numpy())
@@ -56,10 +58,10 @@ class FrozenFeatures:
     def __init__(self, network: ResNet, recipe: Recipe, params: Transforms, seed: int, device: torch.device) -> None:
         self.body = model.Body(network, recipe.freeze, recipe.precision).to(device)
         self.params = params
+        self.epochs = recipe.max_epochs
         self.seed = seed
         self.device = device
-        probe = torch.zeros(1, 3, params.crop, params.crop, dtype=torch.uint8, device=device)
-        self.shape = tuple(self.body(probe).shape[1:])  # (C, h, w)
+        self.shapes: dict[int, tuple[int, int, int]] = {}  # picture size -> (C, h, w)
         self.computed = self.reused = 0  # images
         self.facts = {
             "kind": "features",
@@ -74,44 +76,61 @@ class FrozenFeatures:
             "code": [file_sha256(Path(str(module.__file__))) for module in (images, model, transforms)],
         }
 
-    def train(self, subset: Images, epoch: int, progress: Progress) -> Tensor:
-        """Return the features [N, C, h, w] of an epoch's augmented images; rows as in `subset`."""
+    def train(self, subset: Images, rows: Tensor, epoch: int, progress: Progress) -> Tensor:
+        """Return the features [n, C, h, w] of these rows [n] of `subset`, augmented as they are in an epoch."""
         boxes, flips = transforms.draw(len(subset.pixels), self.params, self.seed, epoch)
-        return self._features(subset, boxes, flips, progress, seed=self.seed, epoch=epoch)
+        size = self.params.crop_in(epoch, self.epochs)
+        return self._features(subset, rows, boxes, flips, size, progress, seed=self.seed, epoch=epoch)
 
-    def clean(self, subset: Images) -> Tensor:
-        """Return the features [N, C, h, w] of the images as they are in evaluation."""
-        return self._features(subset, *transforms.whole(len(subset.pixels), self.params), progress=lambda n: None)
+    def clean(self, subset: Images, rows: Tensor, mirrored: bool = False) -> Tensor:
+        """Return the features [n, C, h, w] of these rows [n] of `subset`, as they are in evaluation."""
+        boxes, flips = transforms.whole(len(subset.pixels), self.params, mirrored)
+        return self._features(
+            subset, rows, boxes, flips, self.params.evaluation_size, progress=lambda n: None, mirrored=mirrored
+        )
 
     def _features(
         self,
         subset: Images,
+        rows: Tensor,
         boxes: transforms.Boxes,
         flips: np.typing.NDArray[np.bool_],
+        size: int,
         progress: Progress,
         **draw: int,
     ) -> Tensor:
-        n = len(subset.pixels)
+        n = len(rows)
         computed = 0
+        pixels = subset.pixels.permute(0, 2, 3, 1)  # [N, size, size, 3], as they lie in memory
 
         def fill(
             out: Tensor,
         ) -> None:  # [N, h, w, C]: channels last, as the body computes and the tail reads them
             nonlocal computed
             for start in range(0, n, CHUNK):
-                rows = slice(start, start + CHUNK)
-                batch = transforms.crop(subset.pixels[rows], boxes[rows], flips[rows], self.params.crop)
-                out[rows] = self.body(batch.to(self.device)).permute(0, 2, 3, 1).cpu()
+                here = slice(start, start + CHUNK)
+                chunk = rows[here]
+                images = pixels[chunk].permute(0, 3, 1, 2)
+                batch = transforms.crop(images, boxes[chunk], flips[chunk], size)
+                out[here] = self.body(batch.to(self.device)).permute(0, 2, 3, 1).cpu()
                 progress(len(batch))
                 computed += len(batch)
 
-        channels, height, width = self.shape
-        key = cache.fingerprint(**self.facts, images=subset.key, **draw)
+        channels, height, width = self._shape(size)
+        order = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+        key = cache.fingerprint(**self.facts, images=subset.key, rows=order, size=size, **draw)
         features = cache.array(key, (n, height, width, channels), self.body.dtype, fill)
         progress(n - computed)
         self.computed += computed
         self.reused += n - computed
         return features.permute(0, 3, 1, 2)
+
+    def _shape(self, size: int) -> tuple[int, int, int]:
+        if size not in self.shapes:
+            probe = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.device)
+            channels, height, width = self.body(probe).shape[1:]
+            self.shapes[size] = channels, height, width
+        return self.shapes[size]
 
 
 def _sha256(body: model.Body) -> str:

@@ -79,18 +79,39 @@ class Split(Section):
 
 
 class Transforms(Section):
-    """The paper's augmentation: resize, random resized crop, random horizontal flip."""
+    """The paper's augmentation (resize, random resized crop, random horizontal flip), and what evaluation sees."""
 
     resize: Annotated[int, Field(ge=32, le=1024)]
     crop: Annotated[int, Field(ge=32, le=1024)]
     scale: Annotated[tuple[PositiveFraction, PositiveFraction], Field(strict=False)]
     ratio: Annotated[tuple[float, float], Field(strict=False)]
     flip: Annotated[float, Field(ge=0, le=1, strict=False)]
+    first_crop: Annotated[int | None, Field(ge=32, le=1024)] = None
+    evaluation_crop: Annotated[int | None, Field(ge=32, le=1024)] = None
+    evaluation_flip: bool = False
+
+    @property
+    def evaluation_size(self) -> int:
+        """The side in pixels of what the network sees in evaluation."""
+        return self.evaluation_crop or self.crop
+
+    def crop_in(self, epoch: int, epochs: int) -> int:
+        """Return the side in pixels of what the network is trained on in an epoch, of 1 ... `epochs`.
+
+        It grows from `first_crop` to `crop`, in steps of 16 pixels: small pictures are quick to learn from at first.
+        Source: Howard et al., DAWNBench entry of fast.ai, 2018 (progressive resizing).
+        """
+        if self.first_crop is None:
+            return self.crop
+        missing = (self.crop - self.first_crop) * (1 - (epoch - 1) / max(1, epochs - 1))
+        return self.crop - 16 * round(missing / 16)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Transforms":
         if self.scale[0] > self.scale[1]:
             raise ValueError("scale must be [smallest, largest]")
+        if self.first_crop is not None and self.first_crop > self.crop:
+            raise ValueError("first_crop must be at most crop")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError("ratio must be [smallest, largest], both positive")
         return self
@@ -110,7 +131,20 @@ class Recipe(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1, strict=False)]
     schedule: Literal["constant", "one-cycle"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=False)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1, strict=False)]
     precision: Literal["bf16", "fp32"]
+
+
+class Repeats(Section):
+    """The splits that the improved recipe is repeated on."""
+
+    split_seeds: Annotated[list[Seed], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _once(self) -> "Repeats":
+        if len(set(self.split_seeds)) < len(self.split_seeds):
+            raise ValueError("split_seeds must differ")
+        return self
 
 
 class Evaluate(Section):
@@ -141,6 +175,7 @@ class Params(Section):
     """The whole of params.yaml."""
 
     seed: Seed
+    launch: Annotated[str, Field(min_length=1)]
     data: Data
     sample: Sample
     weights: Weights
@@ -149,6 +184,7 @@ class Params(Section):
     transforms: Transforms
     fit: dict[str, Any]
     trials: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    repeats: Repeats
     train: dict[str, Any]
     evaluate: Evaluate
     probe: Probe

@@ -75,10 +75,14 @@ class Predictor:
 
         from faces.transforms import crop, whole
 
-        inputs = crop(torch.from_numpy(images), *whole(len(images), self.transforms), size=self.transforms.crop)
-        with torch.inference_mode():
-            logits = self.tail(self.body(inputs.to(self.device)))  # [N, 2]
-        return [round(p, 6) for p in logits.double().softmax(dim=1)[:, 1].tolist()]
+        views = []
+        for mirrored in (False, True) if self.transforms.evaluation_flip else (False,):
+            boxes, flips = whole(len(images), self.transforms, mirrored)
+            inputs = crop(torch.from_numpy(images), boxes, flips, size=self.transforms.evaluation_size)
+            with torch.inference_mode():
+                logits = self.tail(self.body(inputs.to(self.device)))  # [N, 2]
+            views.append(logits.double().softmax(dim=1)[:, 1])
+        return [round(p, 6) for p in torch.stack(views).mean(dim=0).tolist()]
 
     def predict(self, paths: Sequence[Path], max_pixels: int, batch_size: int) -> Iterator[Prediction]:
         """Yield a prediction for each path, in their order."""

@@ -20,6 +20,7 @@ from faces.params import Transforms
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]; what the pretrained weights expect
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BLOCK = 4096  # images whose boxes are drawn at once
 ATTEMPTS = 10  # boxes tried before falling back to the largest central one, as torchvision does
 
 Boxes = npt.NDArray[np.int64]  # [N, 4]: left, upper, right, lower
@@ -30,8 +31,16 @@ def draw(n: int, params: Transforms, seed: int, epoch: int) -> tuple[Boxes, npt.
 
     Source: Szegedy et al. 2015 (area and aspect ratio); torchvision's `RandomResizedCrop.get_params`.
     """
+    boxes, flips = np.empty((n, 4), dtype=np.int64), np.empty(n, dtype=np.bool_)
+    for block, start in enumerate(range(0, n, BLOCK)):  # the attempts of one block at a time: memory stays flat
+        rows = slice(start, min(start + BLOCK, n))
+        rng = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, block]))
+        boxes[rows], flips[rows] = _draw_block(rows.stop - start, params, rng)
+    return boxes, flips
+
+
+def _draw_block(n: int, params: Transforms, rng: np.random.Generator) -> tuple[Boxes, npt.NDArray[np.bool_]]:
     side = params.resize
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     area = side**2 * rng.uniform(*params.scale, size=(n, ATTEMPTS))
     low, high = np.log(params.ratio)
     ratio = np.exp(rng.uniform(low, high, size=(n, ATTEMPTS)))
@@ -55,9 +64,9 @@ def draw(n: int, params: Transforms, seed: int, epoch: int) -> tuple[Boxes, npt.
     return np.stack([left, upper, left + width, upper + height], axis=1), flips
 
 
-def whole(n: int, params: Transforms) -> tuple[Boxes, npt.NDArray[np.bool_]]:
-    """Return the boxes and flips of evaluation: the whole image, never mirrored."""
-    return np.tile(np.array([0, 0, params.resize, params.resize]), (n, 1)), np.zeros(n, dtype=bool)
+def whole(n: int, params: Transforms, mirrored: bool = False) -> tuple[Boxes, npt.NDArray[np.bool_]]:
+    """Return the boxes and flips of evaluation: the whole image."""
+    return np.tile(np.array([0, 0, params.resize, params.resize]), (n, 1)), np.full(n, mirrored)
 
 
 @lru_cache(maxsize=1)
@@ -97,5 +106,5 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def center(images: Tensor, params: Transforms) -> Tensor:
-    """Return evaluation's network input, float32 [N, 3, crop, crop], of uint8 [N, 3, resize, resize]."""
-    return normalise(crop(images, *whole(len(images), params), size=params.crop))
+    """Return evaluation's network input, float32 [N, 3, size, size], of uint8 [N, 3, resize, resize]; not mirrored."""
+    return normalise(crop(images, *whole(len(images), params), size=params.evaluation_size))

@@ -17,10 +17,10 @@ def main(
     model: Path,
     out_predictions: Path,
     out_metrics: Path,
-    out_plots: Path,
+    plots: Annotated[Path | None, typer.Option(help="also write the curves to plot into this folder")] = None,
     headline: Annotated[Path | None, typer.Option(help="also write the few numbers that stand for the run")] = None,
 ) -> None:
-    """Write predictions (path, subset, y_true, y_score), the metrics made from them, and the curves to plot."""
+    """Write predictions (path, subset, y_true, y_score) and the metrics made from them."""
     params = load_params()
     facts = json.loads((model / "run.json").read_text(encoding="utf-8"))
 
@@ -46,8 +46,12 @@ def main(
         if rows.empty:
             raise InputError(f"{splits}: the {name} subset is empty; there are too few images")
         images = load_subset(data, rows, name, transforms.resize)
-        logits = predict(tail, frozen.clean(images), device)  # [N, 2]
-        y_score = logits.double().softmax(dim=1)[:, 1]  # paper, equation 2
+        everything = torch.arange(len(images.pixels))
+        views = []
+        for mirrored in (False, True) if transforms.evaluation_flip else (False,):
+            logits = predict(tail, frozen.clean(images, everything, mirrored), device)  # [N, 2]
+            views.append(logits.double().softmax(dim=1)[:, 1])  # paper, equation 2
+        y_score = torch.stack(views).mean(dim=0)
         parts.append(rows[["path", "subset", "y_true"]].assign(y_score=y_score.numpy().round(6)))
     predictions = pd.concat(parts)
 
@@ -56,8 +60,9 @@ def main(
     write_json(out_metrics, document)
     if headline is not None:
         write_json(headline, metrics.headline(document))
-    for name, curve in metrics.curves(predictions, params.evaluate.confidence).items():
-        write_atomically(out_plots / f"{name}.csv", curve.to_csv(index=False, lineterminator="\n").encode())
+    if plots is not None:
+        for name, curve in metrics.curves(predictions, params.evaluate.confidence).items():
+            write_atomically(plots / f"{name}.csv", curve.to_csv(index=False, lineterminator="\n").encode())
 
 
 if __name__ == "__main__":

@@ -56,9 +56,9 @@ def main(
     images = center(torch.from_numpy(photos), transforms).to(device)
     logits, maps = explain.grad_cam(network, images)
 
-    middle = explain.middle_mask(transforms.crop)
+    middle = explain.middle_mask(transforms.evaluation_size)
     averages = {label: maps[y_true == index].mean(axis=0) for index, label in enumerate(LABELS)}
-    accuracy = _occlusion(network, images, y_true, confidence)
+    accuracy = _occlusion(network, images, y_true, transforms.evaluation_flip, confidence)
     others = [_beside(folder, data, test, device, confidence) for folder in beside or []]
     metrics = {
         "run": facts["run"],
@@ -90,7 +90,7 @@ def main(
 
 
 def _occlusion(
-    network: "nn.Module", images: "Tensor", y_true: npt.NDArray[np.int64], confidence: float
+    network: "nn.Module", images: "Tensor", y_true: npt.NDArray[np.int64], flip: bool, confidence: float
 ) -> dict[str, dict[str, Any]]:
     from faces import explain
 
@@ -100,7 +100,7 @@ def _occlusion(
         "only_the_middle": "surroundings",
     }
     return {
-        name: _accuracy(y_true, explain.predict(network, explain.hide(images, hidden)), confidence)
+        name: _accuracy(y_true, explain.predict(network, explain.hide(images, hidden), flip), confidence)
         for name, hidden in seen.items()
     }
 
@@ -119,6 +119,7 @@ def _beside(model: Path, data: Path, test: pd.DataFrame, device: "torch.device",
         load_model(model / "model.pt").to(device),
         center(photos, transforms).to(device),
         test["y_true"].to_numpy(),
+        transforms.evaluation_flip,
         confidence,
     )
     return {"run": facts["run"], "accuracy": accuracy}

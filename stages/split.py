@@ -2,9 +2,10 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+import typer
 
 from faces import splits
 from faces.cli import InputError, run
@@ -14,9 +15,17 @@ from faces.params import Params, load_params
 LEAKY_SPLITS = 20
 
 
-def main(images: Path, out_splits: Path, out_json: Path, out_markdown: Path) -> None:
+def main(
+    images: Path,
+    out_splits: Path,
+    out_json: Path,
+    out_markdown: Path,
+    seed: Annotated[int | None, typer.Option(help="split with this seed instead of params.yaml's")] = None,
+) -> None:
     """Write each image's subset (and fold), and a Table I of our own beside the paper's."""
     params = load_params()
+    if seed is not None:
+        params = params.model_copy(update={"split": params.split.model_copy(update={"seed": seed})})
     table = pd.read_csv(images, keep_default_na=False)
     table = table.loc[table.readable == 1, ["path", "label", "y_true", "group"]].sort_values("path")
     rows = [splits.Image(*row) for row in table[["path", "label", "group"]].itertuples(index=False)]

@@ -29,6 +29,7 @@ def main(
     run_name: str,
     out: Path,
     reuse: Annotated[list[Path] | None, typer.Option(help="a finished run to take if it is the same")] = None,
+    validation_metrics: Annotated[Path | None, typer.Option(help="also write how the validation images fare")] = None,
 ) -> None:
     """Train the run `run_name` (train, or trials.<name>) and write its model, history and facts into `out`."""
     params = load_params()
@@ -38,71 +39,85 @@ def main(
     import torch
     from tqdm import tqdm
 
-    from faces import determinism, loop, machine
+    from faces import determinism, distributed, loop, machine
     from faces.cache import fingerprint
     from faces.checkpoint import Checkpoint
     from faces.features import FrozenFeatures, load_subset
     from faces.model import Tail, build
 
     determinism.enable()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     table = pd.read_csv(splits)
-    train, validation = (load_subset(data, table, name, transforms.resize) for name in ("train", "validation"))
-    if not len(train.pixels) or not len(validation.pixels):
-        raise InputError(f"{splits}: the training or the validation subset is empty; there are too few images")
+    with distributed.processes() as device:
+        with distributed.one_per_machine_first():
+            train, validation = (load_subset(data, table, name, transforms.resize) for name in ("train", "validation"))
+        if not len(train.pixels) or not len(validation.pixels):
+            raise InputError(f"{splits}: the training or the validation subset is empty; there are too few images")
 
-    identity = {
-        "recipe": recipe.model_dump(mode="json"),
-        "transforms": transforms.model_dump(mode="json"),
-        "seed": params.seed,
-        "weights": json.loads(weights_facts.read_text(encoding="utf-8")),
-        "images": [train.key, validation.key],
-    }
-    finished = _find(reuse or [], identity)
-    if finished is not None:
-        _take(finished, run_name, out)
-        print(f"{run_name}: the same run as {finished}, taken from there")
-        return
+        identity = {
+            "recipe": recipe.model_dump(mode="json"),
+            "transforms": transforms.model_dump(mode="json"),
+            "seed": params.seed,
+            "weights": json.loads(weights_facts.read_text(encoding="utf-8")),
+            "images": [train.key, validation.key],
+        }
+        first = distributed.rank() == 0  # the process that writes
+        finished = _find(reuse or [], identity)
+        if finished is not None:
+            if first:
+                facts = _take(finished, run_name, out)
+                if validation_metrics is not None:
+                    write_json(validation_metrics, _validation(facts))
+                print(f"{run_name}: the same run as {finished}, taken from there")
+            return
 
-    network = build(weights, params.seed)
-    frozen = FrozenFeatures(network, recipe, transforms, params.seed, device)
-    tail = Tail(network, recipe.freeze, recipe.precision).to(device)
-    code = [file_sha256(Path(file)) for file in (__file__, loop.__file__)]
-    checkpoint = Checkpoint(fingerprint(identity=identity, features=frozen.facts, code=code))
-    with tqdm(total=2 * len(train.pixels), unit=" images", desc=f"{run_name} epoch 1", disable=None) as bar:
+        network = build(weights, params.seed)
+        if distributed.world_size() > 1:
+            distributed.synchronise_batch_norms(network)
+        frozen = FrozenFeatures(network, recipe, transforms, params.seed, device)
+        tail = Tail(network, recipe.freeze, recipe.precision).to(device)
+        code = [file_sha256(Path(file)) for file in (__file__, loop.__file__, distributed.__file__)]
+        processes = distributed.world_size()
+        checkpoint = Checkpoint(fingerprint(identity=identity, features=frozen.facts, code=code, processes=processes))
+        images = 2 * len(distributed.share(torch.arange(len(train.pixels))))
+        with tqdm(total=images, unit=" images", desc=f"{run_name} epoch 1", disable=None if first else True) as bar:
 
-        def report(history: list[loop.Epoch]) -> None:
-            _write_history(out / "history.csv", history)
-            bar.write(f"{run_name} {_in_words(history[-1])}")
-            bar.reset()
-            bar.set_description(f"{run_name} epoch {len(history) + 1}")
+            def report(history: list[loop.Epoch]) -> None:
+                if first:
+                    _write_history(out / "history.csv", history)
+                    bar.write(f"{run_name} {_in_words(history[-1])}")
+                    bar.reset()
+                    bar.set_description(f"{run_name} epoch {len(history) + 1}")
 
-        fit = loop.fit(tail, frozen, train, validation, recipe, params.seed, checkpoint, report, progress=bar.update)
+            fit = loop.fit(tail, frozen, train, validation, recipe, params.seed, checkpoint, report, bar.update)
+        computed, reused = distributed.total(torch.tensor([frozen.computed, frozen.reused], device=device)).tolist()
+        if not first:
+            return
 
     _write_model(out / "model.pt", network)
-    write_json(
-        out / "run.json",
-        {
-            "run": run_name,
-            "source": params.data.kind,
-            **identity,
-            "n_train": len(train.pixels),
-            "n_validation": len(validation.pixels),
-            "stopped_epoch": len(fit.history),
-            "best_epoch": fit.best_epoch,
-            "at_best": asdict(fit.history[fit.best_epoch - 1]),
-            "at_stop": asdict(fit.history[-1]),
-            "device": device.type,
-            "model_sha256": file_sha256(out / "model.pt"),
-        },
-    )
+    facts = {
+        "run": run_name,
+        "source": params.data.kind,
+        **identity,
+        "n_train": len(train.pixels),
+        "n_validation": len(validation.pixels),
+        "stopped_epoch": len(fit.history),
+        "best_epoch": fit.best_epoch,
+        "at_best": asdict(fit.history[fit.best_epoch - 1]),
+        "at_stop": asdict(fit.history[-1]),
+        "device": device.type,
+        "processes": processes,
+        "model_sha256": file_sha256(out / "model.pt"),
+    }
+    write_json(out / "run.json", facts)
+    if validation_metrics is not None:
+        write_json(validation_metrics, _validation(facts))
     write_json(
         out / "timing.json",
         {
             "seconds": round(fit.seconds, 1),
             "epochs": len(fit.history),
-            "images_through_frozen_body": frozen.computed,
-            "images_with_shared_features": frozen.reused,
+            "images_through_frozen_body": computed,
+            "images_with_shared_features": reused,
             "hardware": machine.hardware(device.type),
             "versions": machine.versions(),
         },
@@ -118,11 +133,22 @@ def _find(reuse: list[Path], identity: dict[str, Any]) -> Path | None:
     return None
 
 
-def _take(finished: Path, run_name: str, out: Path) -> None:
+def _take(finished: Path, run_name: str, out: Path) -> dict[str, Any]:
     for name in ("model.pt", "history.csv", "timing.json"):
         write_atomically(out / name, (finished / name).read_bytes())
-    facts = json.loads((finished / "run.json").read_text(encoding="utf-8"))
-    write_json(out / "run.json", {**facts, "run": run_name})
+    facts = {**json.loads((finished / "run.json").read_text(encoding="utf-8")), "run": run_name}
+    write_json(out / "run.json", facts)
+    return facts
+
+
+def _validation(facts: dict[str, Any]) -> dict[str, float | int]:
+    """Return the kept epoch's result on the validation subset, which is what hyperparameters are chosen by."""
+    return {
+        "val_accuracy": round(facts["at_best"]["val_accuracy"], 4),
+        "val_loss": round(facts["at_best"]["val_loss"], 4),
+        "val_n": facts["n_validation"],
+        "val_epoch": facts["best_epoch"],
+    }
 
 
 def _write_history(path: Path, history: list["Epoch"]) -> None:

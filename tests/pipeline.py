@@ -32,21 +32,25 @@ class Stage:
 def stages() -> list[Stage]:
     """Return the stages of dvc.yaml in their order, each `foreach` expanded."""
     found = []
-    trials = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["trials"]
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     for name, body in yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
         if "foreach" in body:
-            found += [_stage(f"{name}@{key}", _fill(body["do"], key)) for key in trials]
+            over: Any = params
+            for part in body["foreach"].removeprefix("${").removesuffix("}").split("."):
+                over = over[part]
+            word = "key" if isinstance(over, dict) else "item"
+            found += [_stage(f"{name}@{one}", _fill(body["do"], {word: one, **params})) for one in over]
         else:
-            found.append(_stage(name, body))
+            found.append(_stage(name, _fill(body, params)))
     return found
 
 
-def _fill(body: Any, key: str) -> Any:
+def _fill(body: Any, values: dict[str, Any]) -> Any:
     if isinstance(body, dict):
-        return {_fill(name, key): _fill(value, key) for name, value in body.items()}
+        return {_fill(name, values): _fill(value, values) for name, value in body.items()}
     if isinstance(body, list):
-        return [_fill(value, key) for value in body]
-    return body.replace("${key}", key) if isinstance(body, str) else body
+        return [_fill(value, values) for value in body]
+    return re.sub(r"\$\{(\w+)\}", lambda found: str(values[found[1]]), body) if isinstance(body, str) else body
 
 
 def _stage(name: str, body: dict[str, Any]) -> Stage:

@@ -34,6 +34,7 @@ RECIPE = Recipe(
     weight_decay=0.01,
     schedule="constant",
     label_smoothing=0.0,
+    ema_decay=0.0,
     precision="fp32",
 )
 SMALL = Transforms(resize=32, crop=40, scale=(0.5, 1.0), ratio=(0.75, 4 / 3), flip=0.5)

@@ -14,7 +14,7 @@ from faces import export
 from faces.cli import InputError
 from faces.files import file_sha256
 from faces.params import load_params
-from faces.transforms import center
+from faces.transforms import center, normalise
 
 REPOSITORY = Path(__file__).parents[1]
 SIZE = 64
@@ -52,6 +52,23 @@ def test_parity_with_evaluation_for_any_number_of_images(model: Path, exported: 
     assert 0.001 < here.min() < here.max() < 0.999  # saturated answers would agree whatever came before them
 
 
+def test_with_the_mirror_image_where_evaluation_takes_it(model: Path, tmp_path: Path) -> None:
+    facts = json.loads((model.parent / "run.json").read_text())
+    facts["transforms"] |= {"evaluation_flip": True, "evaluation_crop": 72}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    (tmp_path / "model.pt").symlink_to(model)
+    export.main(tmp_path / "model.pt", tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession((tmp_path / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 72, 72), dtype=np.uint8)
+    (there,) = session.run(None, {"images": images})
+    network = export.load_model(model)
+    with torch.inference_mode():
+        pixels = [normalise(torch.from_numpy(view)) for view in (images, images[..., ::-1].copy())]
+        one, other = (network(view).softmax(dim=1)[:, 1].numpy() for view in pixels)
+    assert np.abs(there - (one + other) / 2).max() <= export.TOLERANCE
+    assert np.abs(one - other).max() > 10 * export.TOLERANCE  # it matters
+
+
 def test_what_the_file_says_of_itself(model: Path, exported: Path) -> None:
     props = {prop.key: prop.value for prop in onnx.load(exported).metadata_props}
     assert props["model_sha256"] == file_sha256(model)
@@ -64,13 +81,13 @@ def test_a_difference_is_refused_and_nothing_written(
 ) -> None:
     content = exported.read_bytes()
 
-    def other(network: ResNet, size: int) -> onnx.ModelProto:
+    def other(network: ResNet, size: int, flip: bool) -> onnx.ModelProto:
         return onnx.load_model_from_string(content)
 
-    def off(network: ResNet, content: bytes, images: np.ndarray) -> float:
+    def off(network: ResNet, content: bytes, images: np.ndarray, flip: bool) -> float:
         with torch.no_grad():
             network.fc.bias[1] += 0.01
-        return true_difference(network, content, images)
+        return true_difference(network, content, images, flip)
 
     true_difference = export.difference
     monkeypatch.setattr(export, "export", other)

@@ -26,6 +26,7 @@ RECIPE = Recipe(  # only the head is trained, which is quick
     weight_decay=0.01,
     schedule="constant",
     label_smoothing=0.0,
+    ema_decay=0.0,
     precision="bf16",
 )
 CPU = torch.device("cpu")
@@ -100,7 +101,9 @@ def test_the_best_epochs_weights_are_restored(weights: Path) -> None:
     fit, state, frozen = train(weights)
     tail = Tail(build(weights, seed=1), "layer4", "bf16")
     tail.load_state_dict({key: value for key, value in state.items() if key.startswith("fc.")})
-    val_loss, val_accuracy = loop.evaluate(tail, frozen.clean(images(10, "val")), images(10, "val").y_true, CPU)
+    val_loss, val_accuracy = loop.evaluate(
+        tail, frozen.clean(images(10, "val"), torch.arange(10)), images(10, "val").y_true, CPU
+    )
     best = fit.history[fit.best_epoch - 1]
     assert (val_loss, val_accuracy) == (best.val_loss, best.val_accuracy)
     assert best.val_loss == min(epoch.val_loss for epoch in fit.history)
@@ -134,9 +137,9 @@ def test_runs_that_differ_in_batch_size_share_the_bodys_work(weights: Path) -> N
 
 def test_shared_features_are_those_computed(weights: Path) -> None:
     frozen = FrozenFeatures(build(weights, seed=1), RECIPE, SMALL, 1, CPU)
-    computed = frozen.train(images(20, "train"), 1, lambda n: None).clone()
-    assert torch.equal(frozen.train(images(20, "train"), 1, lambda n: None), computed)
-    assert not torch.equal(frozen.train(images(20, "train"), 2, lambda n: None), computed)
+    computed = frozen.train(images(20, "train"), torch.arange(20), 1, lambda n: None).clone()
+    assert torch.equal(frozen.train(images(20, "train"), torch.arange(20), 1, lambda n: None), computed)
+    assert not torch.equal(frozen.train(images(20, "train"), torch.arange(20), 2, lambda n: None), computed)
 
 
 @pytest.mark.parametrize(("fits", "says"), [(4, "batch_size 4 fits"), (0, "not hold even one image")])

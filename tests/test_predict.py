@@ -33,6 +33,7 @@ RECIPE = {
     "weight_decay": 0.01,
     "schedule": "constant",
     "label_smoothing": 0.0,
+    "ema_decay": 0.0,
     "precision": "bf16",
 }
 
@@ -98,17 +99,28 @@ def test_folder_and_files_as_csv(project: Path, capsysbinary: pytest.CaptureFixt
     assert b"not a diagnostic" in err
 
 
-def test_scores_are_evaluation_s_own(project: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    run("data/down_syndrome", batch_size=3)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_scores_are_evaluation_s_own(project: Path, mirrored: bool, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    facts = json.loads(Path("models/active/run.json").read_text())
+    own = {**facts, "transforms": {**facts["transforms"], "evaluation_flip": mirrored, "evaluation_crop": 56}}
+    Path("models/active/run.json").write_text(json.dumps(own))
+    try:
+        run("data/down_syndrome", batch_size=3)
+    finally:
+        Path("models/active/run.json").write_text(json.dumps(facts))
     rows = table(capsysbinary.readouterr().out.decode())
     network = load_model(Path("models/active/model.pt"))
-    facts = json.loads(Path("models/active/run.json").read_text())
-    transforms = load_params().transforms.model_validate(facts["transforms"])
+    transforms = load_params().transforms.model_validate(own["transforms"])
     recipe, device = Recipe.model_validate(RECIPE), torch.device("cpu")
     frozen = FrozenFeatures(network, recipe, transforms, 0, device)
     pixels = images.load(Path(), [row["path"] for row in rows], transforms.resize)
-    frozen_features = frozen.clean(Images(torch.from_numpy(pixels), torch.zeros(len(rows)), "key of this test"))
-    y_score = evaluate(Tail(network, recipe.freeze, recipe.precision), frozen_features, device).softmax(dim=1)[:, 1]
+    subset = Images(torch.from_numpy(pixels), torch.zeros(len(rows)), "key of this test")
+    tail = Tail(network, recipe.freeze, recipe.precision)
+    views = [
+        evaluate(tail, frozen.clean(subset, torch.arange(len(rows)), mirror), device).softmax(dim=1)[:, 1]
+        for mirror in ((False, True) if mirrored else (False,))
+    ]
+    y_score = torch.stack(views).mean(dim=0)
     assert [float(row["probability"]) for row in rows] == pytest.approx(y_score.tolist(), abs=2e-3)  # bf16
     assert np.ptp(y_score.numpy()) > 0.01
 

@@ -39,6 +39,7 @@ def recipe(precision: str) -> Recipe:
         weight_decay=0.05,
         schedule="one-cycle",
         label_smoothing=0.1,
+        ema_decay=0.0,
         precision=precision,  # type: ignore[arg-type]
     )
 
