@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 READY := .venv/.installed
 BESIDE := .venv/benchmarks/.installed
 
-.PHONY: help install demo repro trials show gate freshness readme test test-slow soak benchmark check clean
+.PHONY: help install demo repro trials sweep show gate freshness readme test test-slow soak benchmark check clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
@@ -35,6 +35,11 @@ trials: $(READY)  ## queue the paper's three trials as named experiments, run th
 	dvc exp run --queue --name trial-3 -S train.batch_size=256 -S train.learning_rate=0.001
 	dvc exp run --run-all
 	$(MAKE) --no-print-directory show
+
+sweep: $(READY)  ## the search for the improved recipe, on validation images: queued, run, its table in metrics/sweep.md
+	python -m faces.sweep queue
+	dvc exp run --run-all --jobs $(or $(JOBS),1)
+	python -m faces.sweep table > metrics/sweep.md
 
 show: $(READY)  ## the experiments in 120 columns
 	dvc exp show --md --only-changed --drop '.*/|.*\.(py|yaml)$$|data$$|Created|State|Executor|recall|specificity|f1|n$$|epochs'

@@ -29,7 +29,7 @@ SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
             "freeze": "layer2",
             "max_epochs": 6,
             "patience": 6,
-            "transforms": {"crop": 64},
+            "transforms": {"first_crop": 48, "crop": 64, "evaluation_crop": 72},
         },
     },
     "repeats": {"split_seeds": [1, 2]},

@@ -147,6 +147,13 @@ class Repeats(Section):
         return self
 
 
+class Sweep(Section):
+    """Changes to trials.improved, each an experiment of faces/sweep.py; `base` is laid under all of them."""
+
+    base: dict[str, Any]
+    variants: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], dict[str, Any]], Field(min_length=1)]
+
+
 class Evaluate(Section):
     """Intervals and the operating point."""
 
@@ -185,6 +192,7 @@ class Params(Section):
     fit: dict[str, Any]
     trials: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     repeats: Repeats
+    sweep: Sweep
     train: dict[str, Any]
     evaluate: Evaluate
     probe: Probe

@@ -1,0 +1,113 @@
+"""The search for the improved recipe: changes to it, one experiment each in DVC's queue, compared on validation images.
+
+    python -m faces.sweep queue     queue an experiment `sweep-NAME` for each NAME of params.yaml: sweep.variants
+    dvc queue start                 run them
+    python -m faces.sweep table     print what they reached, as Markdown
+
+Each trains `trial@improved` with `sweep.base`, then the variant, laid over `trials.improved`. Nothing is evaluated on
+test images. `make sweep` does all three.
+"""
+
+import json
+import subprocess
+from typing import Any, Literal
+
+import pandas as pd
+
+from faces.cli import InputError, run
+from faces.comparison import interval_text
+from faces.params import Params, load_params
+from faces.statistics import wilson
+
+STAGE = "trial@improved"
+FACTS = "models/improved/run.json"
+
+
+def main(action: Literal["queue", "table"]) -> None:
+    """Queue the experiments of the sweep, or print their table."""
+    params = load_params()
+    if action == "queue":
+        for name in params.sweep.variants:
+            check(params, name)
+        for name in params.sweep.variants:
+            command = ["dvc", "exp", "run", "--queue", "--force", "--name", f"sweep-{name}"]
+            subprocess.run([*command, *overrides(params, name), STAGE], check=True)
+    else:
+        print(markdown(params, {name: read_facts(name) for name in params.sweep.variants}))
+
+
+def check(params: Params, name: str) -> None:
+    """Raise an `InputError` that names the key, if a variant is not a valid recipe."""
+    layers = [params.trials["improved"], params.sweep.base, params.sweep.variants[name]]
+    recipe = {key: value for layer in layers for key, value in layer.items()}
+    recipe["transforms"] = {key: value for layer in layers for key, value in layer.get("transforms", {}).items()}
+    varied = params.model_copy(update={"trials": {**params.trials, f"improved ({name})": recipe}})
+    varied.validated_recipe(f"trials.improved ({name})")
+    varied.transforms_of(f"trials.improved ({name})")
+
+
+def overrides(params: Params, name: str) -> list[str]:
+    """Return the options of `dvc exp run` that lay the base and a variant over trials.improved."""
+    changes = flat(params.sweep.base) | flat(params.sweep.variants[name])
+    return [word for key, value in changes.items() for word in ("-S", f"++trials.improved.{key}={json.dumps(value)}")]
+
+
+def flat(changes: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested changes by dotted name: {"transforms": {"crop": 160}} is {"transforms.crop": 160}."""
+    found: dict[str, Any] = {}
+    for key, value in changes.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def read_facts(name: str) -> dict[str, Any]:
+    """Return the run.json of a variant's experiment; an `InputError` says if there is none yet."""
+    import dvc.api
+
+    try:
+        facts: dict[str, Any] = json.loads(dvc.api.read(FACTS, rev=f"sweep-{name}"))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"experiment sweep-{name} has no result ({reason}); run: make sweep") from None
+    return facts
+
+
+def markdown(params: Params, facts: dict[str, dict[str, Any]]) -> str:
+    """Return the table of the variants, best validation accuracy first, and what the recipe and the base are."""
+    rows = []
+    for name, found in sorted(facts.items(), key=lambda item: (-item[1]["at_best"]["val_accuracy"], item[0])):
+        best, n = found["at_best"], found["n_validation"]
+        right = round(best["val_accuracy"] * n)
+        low, high = wilson(right, n, params.evaluate.confidence)
+        rows.append(
+            {
+                "variant": name,
+                "change": _in_words(params.sweep.variants[name]) or "none",
+                "validation accuracy": interval_text({"value": right / n, "low": low, "high": high}),
+                "n": n,
+                "validation loss": f"{best['val_loss']:.4f}",
+                "epoch kept": f"{found['best_epoch']} of {found['stopped_epoch']}",
+                "training accuracy": f"{best['train_accuracy']:.1%}",
+            }
+        )
+    source = next(iter(facts.values()))["source"]
+    mark = "" if source == "kaggle" else f" ({source}: not the paper's data)"
+    return "\n".join(
+        [
+            f"# The search for the improved recipe{mark}",
+            "",
+            f"One change at a time to `trials.improved` ({_in_words(params.trials['improved'])}), all with "
+            f"{_in_words(params.sweep.base)}, split seed {params.split.seed}, seed {params.seed}; "
+            f"{params.evaluate.confidence:.0%} intervals. No test image was scored.",
+            "",
+            pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
+        ]
+    )
+
+
+def _in_words(changes: dict[str, Any]) -> str:
+    return ", ".join(f"{key.removeprefix('transforms.')} {json.dumps(value)}" for key, value in flat(changes).items())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,89 @@
+"""The search for the improved recipe: what is queued, and the table made of what came back."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from faces import sweep
+from faces.cli import InputError
+from faces.params import Params, load_params
+
+
+@pytest.fixture
+def params() -> Params:
+    return load_params(Path(__file__).parents[1] / "params.yaml")
+
+
+def varied(params: Params, **variants: dict[str, Any]) -> Params:
+    changed = params.sweep.model_copy(update={"base": {"max_epochs": 3}, "variants": variants})
+    return params.model_copy(update={"sweep": changed})
+
+
+def test_every_variant_of_params_yaml_is_a_valid_recipe(params: Params) -> None:
+    for name in params.sweep.variants:
+        sweep.check(params, name)
+
+
+def test_a_wrong_variant_is_named_before_anything_is_queued(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = varied(params, good={}, bad={"ema_decay": 2})
+    monkeypatch.setattr(sweep, "load_params", lambda: wrong)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("queued"))
+    with pytest.raises(InputError, match=r"improved \(bad\).ema_decay: .*less than 1"):
+        sweep.main("queue")
+    with pytest.raises(InputError, match=r"improved \(bad\).transforms.crop: .*greater than"):
+        sweep.check(varied(params, bad={"transforms": {"crop": 8}}), "bad")
+
+
+def test_the_options_are_read_by_dvc_as_they_were_meant(params: Params, tmp_path: Path) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    changes: dict[str, Any] = {
+        "freeze": "layer2",
+        "ema_decay": 0.0,
+        "transforms": {"first_crop": None, "scale": [0.08, 1.0], "evaluation_flip": False},
+    }
+    options = sweep.overrides(varied(params, one=changes), "one")
+    assert options[::2] == ["-S"] * (len(options) // 2)
+    before = params.model_dump(mode="json")
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(before), encoding="utf-8")
+    apply_overrides(path, options[1::2])
+    after = yaml.safe_load(path.read_text(encoding="utf-8"))
+    expected = json.loads(json.dumps(before))
+    expected["trials"]["improved"] |= {"max_epochs": 3, "freeze": "layer2", "ema_decay": 0.0}
+    expected["trials"]["improved"]["transforms"] |= changes["transforms"]
+    assert after == expected
+
+
+def test_the_table_has_every_variant_best_first(params: Params) -> None:
+    def facts(right: int) -> dict[str, Any]:
+        at_best = {"val_accuracy": right / 600, "val_loss": 0.2, "train_accuracy": 0.98}
+        return {
+            "source": "kaggle", "n_validation": 600, "best_epoch": 2, "stopped_epoch": 3, "at_best": at_best,
+        }  # fmt: skip
+
+    two = varied(params, plain={}, slow={"learning_rate": 0.0001})
+    page = sweep.markdown(two, {"plain": facts(570), "slow": facts(576)})
+    rows = [line for line in page.splitlines() if line.startswith(("| plain", "| slow"))]
+    assert [row.split("|")[1].strip() for row in rows] == ["slow", "plain"]
+    assert "| learning_rate 0.0001 | 96.0% (94.1 to 97.3) | 600 |" in " ".join(rows[0].split())
+    assert "| none | 95.0% (93.0 to 96.5) | 600 |" in " ".join(rows[1].split())
+    assert "max_epochs 3" in page
+    assert "No test image was scored" in page
+
+
+def test_without_a_result_the_table_says_what_to_run(tmp_path: Path) -> None:
+    shutil.copyfile("params.yaml", tmp_path / "params.yaml")
+    command = [sys.executable, "-m", "faces.sweep", "table"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: experiment sweep-\S+ has no result \(.*\); run: make sweep", done.stderr.strip())
