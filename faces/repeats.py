@@ -146,7 +146,7 @@ def _metric(key: str, metric: dict[str, Any]) -> str:
 def _mean(key: str, over: dict[str, Any]) -> str:
     if over["low"] is None:
         return _plain(key, over["mean"])
-    return _metric(key, {"value": over["mean"], "low": over["low"], "high": min(over["high"], 1.0)})
+    return _metric(key, {"value": over["mean"], "low": max(over["low"], 0.0), "high": min(over["high"], 1.0)})
 
 
 def _plain(key: str, value: float | None) -> str:

@@ -10,7 +10,7 @@ import typer
 from faces import splits
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
-from faces.params import Params, load_params
+from faces.params import Split, load_params
 
 LEAKY_SPLITS = 20
 
@@ -24,20 +24,19 @@ def main(
 ) -> None:
     """Write each image's subset (and fold), and a Table I of our own beside the paper's."""
     params = load_params()
-    if seed is not None:
-        params = params.model_copy(update={"split": params.split.model_copy(update={"seed": seed})})
+    split = params.split if seed is None else params.split.model_copy(update={"seed": seed})
     table = pd.read_csv(images, keep_default_na=False)
     table = table.loc[table.readable == 1, ["path", "label", "y_true", "group"]].sort_values("path")
     rows = [splits.Image(*row) for row in table[["path", "label", "group"]].itertuples(index=False)]
     totals = Counter(row.label for row in rows)
 
-    quotas = {label: _quota(label, totals[label], params) for label in splits.TABLE_1}
-    subset = splits.assign(rows, quotas, params.split.seed, "subset")
+    quotas = {label: _quota(label, totals[label], split) for label in splits.TABLE_1}
+    subset = splits.assign(rows, quotas, split.seed, "subset")
     table["subset"] = [splits.SUBSETS[part] for part in subset]
-    if params.split.folds:
-        equal = {label: splits.counts(totals[label], [1] * params.split.folds) for label in splits.TABLE_1}
-        table["fold"] = splits.assign(rows, equal, params.split.seed, "fold")
-    facts = _facts(table, quotas, params)
+    if split.folds:
+        equal = {label: splits.counts(totals[label], [1] * split.folds) for label in splits.TABLE_1}
+        table["fold"] = splits.assign(rows, equal, split.seed, "fold")
+    facts = _facts(table, quotas, split, params.data.kind)
     facts["ignoring_groups"] = _leak(rows, quotas)
 
     write_atomically(out_splits, table.to_csv(index=False, lineterminator="\n").encode())
@@ -45,22 +44,22 @@ def main(
     write_atomically(out_markdown, _markdown(facts).encode())
 
 
-def _quota(label: str, n: int, params: Params) -> list[int]:
-    shares = [params.split.train, params.split.validation, params.split.test]
-    quota = splits.paper_counts(label, n) if params.split.scheme == "paper" else splits.counts(n, shares)
+def _quota(label: str, n: int, split: Split) -> list[int]:
+    shares = [split.train, split.validation, split.test]
+    quota = splits.paper_counts(label, n) if split.scheme == "paper" else splits.counts(n, shares)
     for subset, count in zip(splits.SUBSETS, quota, strict=True):
         if count < 1:
             raise InputError(f"class {label}: its {n} readable images leave none for the {subset} subset; add images")
     return quota
 
 
-def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], params: Params) -> dict[str, Any]:
+def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], split: Split, source: str) -> dict[str, Any]:
     groups = table.groupby("group")
     sizes = groups.size()
     facts: dict[str, Any] = {
-        "source": params.data.kind,
-        "scheme": params.split.scheme,
-        "seed": params.split.seed,
+        "source": source,
+        "scheme": split.scheme,
+        "seed": split.seed,
         "n": len(table),
         "groups": {
             "n": len(sizes),
@@ -72,10 +71,10 @@ def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], params: Params) ->
         "subsets": {subset: _row(table[table.subset == subset], len(table)) for subset in splits.SUBSETS},
         "off_target": _off_target(table, quotas),
     }
-    if params.split.scheme == "paper":
+    if split.scheme == "paper":
         facts["off_paper"] = _off_target(table, splits.TABLE_1)
-    if params.split.folds:
-        folds = range(params.split.folds)
+    if split.folds:
+        folds = range(split.folds)
         facts["folds"] = {str(fold): _row(table[table.fold == fold], len(table)) for fold in folds}
     return facts
 

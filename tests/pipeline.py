@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from ci.demo import overlay
+
 READ_ONLY_PARAMETERS = {"faces/cli.py", "faces/params.py"}  # they read what DVC tracks by value
 
 
@@ -29,10 +31,10 @@ class Stage:
         return self.cmd[2].replace(".", "/") + ".py"
 
 
-def stages() -> list[Stage]:
-    """Return the stages of dvc.yaml in their order, each `foreach` expanded."""
+def stages(changes: dict[str, Any] | None = None) -> list[Stage]:
+    """Return the stages of dvc.yaml in their order, each `foreach` expanded; `changes` are laid over params.yaml."""
     found = []
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params = overlay(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), changes or {})
     for name, body in yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
         if "foreach" in body:
             over: Any = params

@@ -22,6 +22,7 @@ SMALL = demo.overlay(
     demo.SAMPLE,
     {"sample": {"images_per_class": 40}, "fit": {"max_epochs": 2, "freeze": "layer3"}, "evaluate": {"resamples": 200}},
 )
+SMALL_STAGES = stages(SMALL)
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
@@ -81,7 +82,7 @@ def results_in_git() -> dict[str, bytes]:
 
 def digests(root: Path) -> dict[str, str]:
     found = {}
-    for stage in STAGES:
+    for stage in SMALL_STAGES:
         for out in stage.outs:
             path = root / out
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -91,7 +92,7 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def test_the_sample_pipeline_writes_every_output(sample: Path) -> None:
-    for stage in STAGES:
+    for stage in SMALL_STAGES:
         for out in stage.outs:
             assert (sample / out).exists(), out
     status = subprocess.run(
@@ -132,7 +133,7 @@ def test_the_same_bytes_a_second_time_with_other_workers(
     monkeypatch.setenv("FACES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
-    for stage in STAGES:
+    for stage in SMALL_STAGES:
         monkeypatch.setattr(sys, "argv", stage.cmd[2:])
         sys.modules.pop(stage.cmd[2], None)  # as in a process of its own
         with contextlib.suppress(SystemExit):
