@@ -56,6 +56,7 @@ def compare(
             for claim in paper.claims
         ],
         "paper_pairs": paper_pairs(paper, params.confidence),
+        "others": [other.model_dump() for other in paper.others],
     }
 
 

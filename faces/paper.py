@@ -113,8 +113,15 @@ class Claim(Section):
         return self
 
 
+class Other(Section):
+    """An accuracy that others report on the same data."""
+
+    name: str
+    accuracy: str
+
+
 class Paper(Section):
-    """A results table with its test set, and what else the paper says of its runs."""
+    """A results table with its test set, and what else is reported."""
 
     title: str
     table: str
@@ -122,6 +129,7 @@ class Paper(Section):
     rows: Annotated[dict[str, Row], Field(min_length=1)]
     n: Images | None = None
     averaging: Literal["macro", "weighted"] = "weighted"
+    others: Annotated[tuple[Other, ...], Field(strict=False)] = ()
     claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from faces.metrics import TITLES
 
 TEMPLATES = Path(__file__).parents[1] / "stages" / "templates"
 README_MARKS = ("<!-- results -->", "<!-- /results -->")
-TEXTS = ("data", "split", "comparison", "consistency", "seeds", "probes")  # tables other stages wrote
+TEXTS = ("data", "split", "comparison", "consistency", "seeds", "repeats", "probes")  # tables other stages wrote
 PREVALENCE = 1 / 700  # of Down syndrome among live births, about: Mai et al., Birth Defects Research, 2019
 UNBROKEN = re.compile(r"\(?-?[\d.]+ to -?[\d.]+\)?|\b\d+ (?:min|h|s)\b|\btrial \d")  # kept on one line
 
@@ -41,6 +41,7 @@ class Evidence:
     consistency: dict[str, Any]
     timing: dict[str, Any]  # of each trial: seconds, epochs, hardware, versions
     explain: dict[str, Any] | None
+    repeats: dict[str, Any] | None  # the improved recipe over several splits (faces.repeats)
     texts: dict[str, str]
 
     @property
@@ -75,11 +76,12 @@ def read_evidence(metrics: Path) -> Evidence:
     names = ("active", "comparison", "consistency", "timing")
     documents = {name: read_json(metrics / f"{name}.json") for name in names}
     trials = {trial: read_json(metrics / "trials" / f"{trial}.json") for trial in documents["timing"]}
-    explain = metrics / "explain.json"
+    explain, repeats = metrics / "explain.json", metrics / "repeats.json"
     texts = {name: metrics / f"{name}.md" for name in TEXTS}
     return Evidence(
         trials=trials,
         explain=read_json(explain) if explain.exists() else None,
+        repeats=read_json(repeats) if repeats.exists() else None,
         texts={name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()},
         **documents,
     )
@@ -154,6 +156,46 @@ def results_table(evidence: Evidence) -> str:
             )
         )
     return table(header, rows)
+
+
+def splits_table(evidence: Evidence) -> str:
+    """Return the improved recipe over several splits, beside what others report; empty if there are no splits."""
+    if evidence.repeats is None:
+        return ""
+    names = ("accuracy", "recall", "specificity", "auroc", "recall_at_point", "specificity_at_point")
+    splits, over = evidence.repeats["splits"], evidence.repeats["over_splits"]
+    sizes = " or ".join(map(str, sorted({split["n"] for split in splits.values()})))
+    run = evidence.repeats["run"].removeprefix("trials.")
+
+    def spread(name: str, *keys: str) -> str:
+        return " to ".join(_figure(name, over[name][key]) for key in keys)
+
+    means = [
+        spread(name, "mean") + (f" ({spread(name, 'low', 'high')})" if over[name]["low"] is not None else "")
+        for name in names
+    ]
+    rows = [
+        (f"**{run}, mean of {len(splits)} splits**", f"**{means[0]}**", *means[1:], f"{len(splits)} x {sizes}"),
+        (f"{run}, worst and best split", *(spread(name, "min", "max") for name in names), sizes),
+        *((f"{other['name']} (others)", other["accuracy"], *"-----", "?") for other in evidence.comparison["others"]),
+    ]
+    point = "at the operating point"
+    header = (
+        "on this data set",
+        "accuracy",
+        "recall",
+        "specificity",
+        "AUROC",
+        f"recall {point}",
+        "specificity there",
+        "n",
+    )
+    return table(header, rows)
+
+
+def _figure(name: str, value: float) -> str:
+    value = min(max(value, 0.0), 1.0)
+    return f"{value:.3f}" if name == "auroc" else f"{value:.1%}"
 
 
 def results_caption(evidence: Evidence) -> str:
@@ -286,6 +328,7 @@ def render(template: str, evidence: Evidence, **more: Any) -> str:
     tables = {
         "results": results_table(evidence),
         "caption": results_caption(evidence),
+        "splits": splits_table(evidence),
         "headline": headline(evidence),
         "metrics": metrics_table(evidence),
         "operating": operating_table(evidence),
@@ -311,4 +354,5 @@ def readme(text: str, evidence: Evidence) -> str:
         raise InputError(f"README.md needs the line {start} and after it the line {end}, once each")
     before, rest = text.split(start)
     after = rest.split(end)[1]
-    return f"{before}{start}\n{results_table(evidence)}\n\n{results_caption(evidence)}\n{end}{after}"
+    parts = [results_table(evidence), results_caption(evidence), splits_table(evidence)]
+    return f"{before}{start}\n" + "\n\n".join(part for part in parts if part) + f"\n{end}{after}"
