@@ -103,7 +103,7 @@ class Transforms(Section):
         """
         if self.first_crop is None:
             return self.crop
-        missing = (self.crop - self.first_crop) * (1 - (epoch - 1) / max(1, epochs - 1))
+        missing = (self.crop - self.first_crop) * (epochs - epoch) / max(1, epochs - 1)
         return self.crop - 16 * round(missing / 16)
 
     @model_validator(mode="after")

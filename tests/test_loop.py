@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torchvision.models import resnet34
 
 from faces import determinism, loop
@@ -80,8 +81,10 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_twice_the_same_and_after_an_interruption_too(weights: Path) -> None:
-    recipe = RECIPE.model_copy(update={"freeze": "layer3", "max_epochs": 2})
+@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
+def test_twice_the_same_and_after_an_interruption_too(weights: Path, ema_decay: float) -> None:
+    changes = {"freeze": "layer3", "max_epochs": 2, "schedule": "one-cycle", "ema_decay": ema_decay}
+    recipe = RECIPE.model_copy(update=changes)
     fit, state, _ = train(weights, recipe)
     Checkpoint("k").remove()
     again, state_again, _ = train(weights, recipe)
@@ -95,6 +98,26 @@ def test_twice_the_same_and_after_an_interruption_too(weights: Path) -> None:
     resumed, resumed_state, _ = train(weights, recipe)
     assert resumed.history == fit.history
     assert same(resumed_state, state)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(weights: Path) -> None:
+    """Polyak and Juditsky (1992), exponentially weighted: after each step, decay * average + (1 - decay) * weights."""
+    seen: list[Tensor] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        seen.append(optimizer.param_groups[0]["params"][0].detach().clone())
+
+    handle = register_optimizer_step_post_hook(note)
+    try:
+        _, state, _ = train(weights, RECIPE.model_copy(update={"max_epochs": 1, "ema_decay": 0.7}))
+    finally:
+        handle.remove()
+    average = seen[0]
+    for value in seen[1:]:
+        average = 0.7 * average + 0.3 * value
+    assert len(seen) == 3  # 20 images in batches of 8
+    torch.testing.assert_close(state["fc.weight"], average)
+    assert not torch.allclose(state["fc.weight"], seen[-1])
 
 
 def test_the_best_epochs_weights_are_restored(weights: Path) -> None:
@@ -140,6 +163,27 @@ def test_shared_features_are_those_computed(weights: Path) -> None:
     computed = frozen.train(images(20, "train"), torch.arange(20), 1, lambda n: None).clone()
     assert torch.equal(frozen.train(images(20, "train"), torch.arange(20), 1, lambda n: None), computed)
     assert not torch.equal(frozen.train(images(20, "train"), torch.arange(20), 2, lambda n: None), computed)
+
+
+def test_crops_grow_from_epoch_to_epoch_and_evaluation_has_its_own(weights: Path) -> None:
+    growing = SMALL.model_copy(update={"first_crop": 32, "crop": 64, "evaluation_crop": 96})
+    recipe = RECIPE.model_copy(update={"freeze": "stem"})  # features are a quarter of the picture's side
+    frozen = FrozenFeatures(build(weights, seed=1), recipe, growing, 1, CPU)
+    rows = torch.tensor([3, 0, 7])
+    sides = [frozen.train(images(20, "train"), rows, epoch, lambda n: None).shape[-1] for epoch in (1, 2, 3)]
+    assert sides == [8, 12, 16]
+    assert frozen.clean(images(20, "train"), rows).shape == (3, 64, 24, 24)
+
+
+def test_rows_are_given_in_the_order_asked_for(weights: Path) -> None:
+    frozen = FrozenFeatures(build(weights, seed=1), RECIPE, SMALL, 1, CPU)
+    subset, rows = images(20, "train"), torch.tensor([5, 2, 11])
+    everything = frozen.train(subset, torch.arange(20), 1, lambda n: None)
+    torch.testing.assert_close(frozen.train(subset, rows, 1, lambda n: None), everything[rows], rtol=0.02, atol=0.02)
+    clean = frozen.clean(subset, torch.arange(20))
+    torch.testing.assert_close(frozen.clean(subset, rows), clean[rows], rtol=0.02, atol=0.02)
+    mirrored = frozen.clean(subset, torch.arange(20), mirrored=True)
+    assert not torch.equal(mirrored, clean)
 
 
 @pytest.mark.parametrize(("fits", "says"), [(4, "batch_size 4 fits"), (0, "not hold even one image")])

@@ -31,6 +31,19 @@ def test_the_committed_parameters_are_the_papers() -> None:
     assert params.recipe("train") == params.recipe("trials.trial2")
 
 
+def test_crops_grow_in_steps_of_16_pixels_and_end_as_asked() -> None:
+    transforms = load_params().transforms
+    assert {transforms.crop_in(epoch, 100) for epoch in (1, 50, 100)} == {250}  # the paper's do not
+    assert transforms.evaluation_size == 250
+    growing = transforms.model_copy(update={"first_crop": 112, "crop": 190, "evaluation_crop": 224})
+    sizes = [growing.crop_in(epoch, 12) for epoch in range(1, 13)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (110, 190)  # whole steps below the last
+    assert {(190 - size) % 16 for size in sizes} == {0}
+    assert growing.crop_in(1, 1) == 190
+    assert growing.evaluation_size == 224
+
+
 @pytest.mark.parametrize(("asked", "has_bf16", "got"), [("bf16", True, "bf16"), ("bf16", False, "fp32")])
 def test_bf16_where_the_machine_has_it(
     asked: str,
@@ -97,6 +110,9 @@ def test_a_path_of_ones_own_is_neither_kaggle_nor_sample(tmp_path: Path) -> None
         ({"fit": {"label_smoothing": 1.0}}, "train.label_smoothing: .*less than 1"),
         ({"trials": {"trial1": {"transforms": {"crop": 8}}}}, "trials.trial1.transforms.crop: .*greater than"),
         ({"trials": {"trial1": {"transforms": {"size": 8}}}}, "trials.trial1.transforms.size is not a known"),
+        ({"transforms": {"first_crop": 300}}, "transforms: .*first_crop must be at most crop"),
+        ({"repeats": {"split_seeds": [1, 1]}}, "repeats: .*split_seeds must differ"),
+        ({"sweep": {"variants": {"Two words": {}}}}, "sweep.variants.Two words"),
         ({"train": {"transforms": 160}}, "train.transforms must be a mapping .is 160"),
         ({"split": {"test": 0.2}}, "split: .*must sum to 1"),
         ({"split": {"folds": 1}}, "split: .*folds must be 0"),
