@@ -6,7 +6,8 @@
     over_splits  for each metric of SHOWN: n (splits), mean, sd, min, max, low, high (t interval of the mean)
     held_out     images that at least one model scored without having been trained on them, validation and test alike;
                  metric: the share that the mean of these scores puts on the right side
-    suspects     images held out at least TIMES times whose mean score is far on the other class's side, surest first
+    again        images held out at least TIMES times: n, and how many were wrong every time, and only sometimes
+    suspects     those of them whose mean score is far on the other class's side, surest first
 
 Splits overlap, so the interval of the mean holds the noise of training and of the choice of images, not that of other
 data.
@@ -47,15 +48,15 @@ def summarise(
                 raise InputError(f"split {seed} was trained with other {key}; run `dvc repro` again")
     metrics = {seed: {name: _find(document, name) for name in SHOWN} for seed, document in documents.items()}
     scores = pd.concat(predictions.values())
+    scores["wrong"] = (scores.y_score >= THRESHOLD) != (scores.y_true == 1)
     images = scores.groupby("path").agg(
-        y_true=("y_true", "first"), y_score=("y_score", "mean"), times=("y_score", "size")
+        y_true=("y_true", "first"), y_score=("y_score", "mean"), times=("y_score", "size"), wrong=("wrong", "sum")
     )
     right = int(((images.y_score >= THRESHOLD) == (images.y_true == 1)).sum())
     low, high = wilson(right, len(images), confidence)
     images["other"] = images.y_score.where(images.y_true == 0, 1 - images.y_score)  # probability of the other class
-    doubtful = images[(images.times >= TIMES) & (images.other >= SURE)].sort_values(
-        ["other", "path"], ascending=[False, True], kind="stable"
-    )
+    again = images[images.times >= TIMES]
+    doubtful = again[again.other >= SURE].sort_values(["other", "path"], ascending=[False, True], kind="stable")
     return {
         "run": first["run"],
         "source": first["source"],
@@ -70,6 +71,11 @@ def summarise(
             "high": round(high, 6),
             "n": len(images),
             "method": "Wilson",
+        },
+        "again": {
+            "n": len(again),
+            "always_wrong": int((again.wrong == again.times).sum()),
+            "sometimes_wrong": int(((again.wrong > 0) & (again.wrong < again.times)).sum()),
         },
         "suspects": [
             {
@@ -105,7 +111,7 @@ def markdown(summary: dict[str, Any], target_recall: float) -> str:
     over = summary["over_splits"]
     rows.append({"split seed": "mean", "n": ""} | {SHOWN[key][0]: _mean(key, over[key]) for key in SHOWN})
     rows.append({"split seed": "sd", "n": ""} | {SHOWN[key][0]: _plain(key, over[key]["sd"]) for key in SHOWN})
-    held_out, suspects = summary["held_out"], summary["suspects"]
+    held_out, again, suspects = summary["held_out"], summary["again"], summary["suspects"]
     lines = [
         f"# The recipe `{name}` on {len(summary['splits'])} splits{mark}",
         "",
@@ -116,7 +122,9 @@ def markdown(summary: dict[str, Any], target_recall: float) -> str:
         "that split's validation images.",
         "",
         f"The mean of the scores that an image got from models not trained on it (validation or test) is on the right "
-        f"side for {interval_text(held_out)}, n = {held_out['n']}.",
+        f"side for {interval_text(held_out)}, n = {held_out['n']}. Of the {again['n']} images held out at least "
+        f"{TIMES} times, {again['always_wrong']} were wrong every time and {again['sometimes_wrong']} only sometimes: "
+        "the former are what another training on other images of this set does not mend.",
         "",
         "## Images that may carry the wrong label",
         "",

@@ -81,6 +81,19 @@ def test_an_image_counts_once_however_often_it_was_held_out(runs: Any) -> None:
     assert held_out["value"] == pytest.approx(right / len(scores), abs=1e-6)
 
 
+def test_images_wrong_every_time_and_only_sometimes(runs: Any) -> None:
+    documents, predictions = runs
+    again = repeats.summarise(documents, predictions, 0.95)["again"]
+    wrong: dict[str, list[bool]] = {}
+    for rows in predictions.values():
+        for path, y_true, y_score in rows[["path", "y_true", "y_score"]].itertuples(index=False):
+            wrong.setdefault(path, []).append((y_score >= 0.5) != bool(y_true))
+    several = [times for times in wrong.values() if len(times) >= 2]
+    assert again["n"] == len(several)
+    assert again["always_wrong"] == sum(all(times) for times in several) >= 1
+    assert again["sometimes_wrong"] == sum(any(times) and not all(times) for times in several) >= 1
+
+
 def test_the_suspects_are_sure_and_held_out_twice(runs: Any) -> None:
     documents, predictions = runs
     summary = repeats.summarise(documents, predictions, 0.95)
