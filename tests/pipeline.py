@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ci.demo import overlay
+from faces import sample
 
 READ_ONLY_PARAMETERS = {"faces/cli.py", "faces/params.py"}  # they read what DVC tracks by value
 
@@ -59,6 +60,28 @@ def _stage(name: str, body: dict[str, Any]) -> Stage:
     outs = [*body.get("outs", []), *body.get("metrics", [])]
     names = [next(iter(out)) if isinstance(out, dict) else out for out in outs]
     return Stage(name, body["desc"], shlex.split(body["cmd"]), body["deps"], body.get("params", []), names)
+
+
+def training_inputs(root: Path, changes: dict[str, Any], per_class: int, train: int) -> None:
+    """Write what stages.train reads: params.yaml, drawn faces in data, splits.csv, weights.pth, facts.json.
+
+    Of each class, `per_class` faces are used, the first `train` of them for training, the others for validation.
+    """
+    import torch
+    from torchvision.models import resnet34
+
+    params = overlay(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), changes)
+    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    sample.draw(root / "data", per_class + 10)
+    rows = ["path,label,y_true,group,subset"]
+    for y_true, (label, stem) in enumerate(sample.FOLDERS):
+        for i in range(per_class):
+            name = f"{label}/{stem}_{i + 6}.jpg"  # the first ones have duplicates, or are broken
+            rows.append(f"{name},{label},{y_true},{name},{'train' if i < train else 'validation'}")
+    (root / "splits.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    torch.manual_seed(0)
+    torch.save(resnet34(weights=None).state_dict(), root / "weights.pth")
+    (root / "facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
 
 
 def imported(file: str) -> set[str]:

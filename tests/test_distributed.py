@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
-from torchvision.models import resnet34
+from pipeline import training_inputs
 
 from ci import demo
-from faces import sample
 
 SMALL = demo.overlay(
     demo.SAMPLE,
@@ -25,34 +23,24 @@ SMALL = demo.overlay(
         "trials": {"trial1": {"batch_size": 13, "learning_rate": 0.00003}},
     },
 )
+TWO = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 ARGUMENTS = ["data", "splits.csv", "weights.pth", "facts.json", "trials.trial1"]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
-    params = demo.overlay(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), SMALL)
-    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    training_inputs(root, SMALL, per_class=20, train=15)
     for name in ("faces", "stages"):
         shutil.copytree(name, root / name)
-    sample.draw(root / "data", 30)
-    rows = ["path,label,y_true,group,subset"]
-    for y_true, (label, stem) in enumerate(sample.FOLDERS):
-        for i in range(20):
-            name = f"{label}/{stem}_{i + 6}.jpg"
-            rows.append(f"{name},{label},{y_true},{name},{'train' if i < 15 else 'validation'}")
-    (root / "splits.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    torch.manual_seed(0)
-    torch.save(resnet34(weights=None).state_dict(), root / "weights.pth")
-    (root / "facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
     return root
 
 
-def train(project: Path, out: str, launcher: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+def train(project: Path, out: str, launcher: list[str], monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
     monkeypatch.setenv("FACES_CACHE", str(project / f"cache-{out}"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, "stages.train", *ARGUMENTS, out],
+        [sys.executable, "-m", *launcher, "stages.train", *ARGUMENTS, out, *options],
         cwd=project,
         capture_output=True,
         text=True,
@@ -60,7 +48,7 @@ def train(project: Path, out: str, launcher: list[str], monkeypatch: pytest.Monk
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
+    return done.stdout
 
 
 def test_two_processes_train_the_model_of_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +57,7 @@ def test_two_processes_train_the_model_of_one(project: Path, monkeypatch: pytest
     Without the exchange of gradients, or of the batch norms' statistics, these tolerances are missed by far.
     """
     train(project, "one", [], monkeypatch)
-    train(project, "two", ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"], monkeypatch)
+    train(project, "two", TWO, monkeypatch)
     one, two = (pd.read_csv(project / out / "history.csv") for out in ("one", "two"))
     assert len(one) == len(two) == 3
     for column in ("train_loss", "val_loss"):
@@ -95,12 +83,6 @@ def test_two_processes_train_the_model_of_one(project: Path, monkeypatch: pytest
 def test_processes_reuse_a_finished_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (project / "one" / "run.json").exists():
         train(project, "one", [], monkeypatch)
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    monkeypatch.setenv("FACES_CACHE", str(project / "cache-reused"))
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "stages.train", *ARGUMENTS, "reused", "--reuse", "one"],
-        cwd=project, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.count("taken from there") == 1
+    said = train(project, "reused", TWO, monkeypatch, "--reuse", "one")
+    assert said.count("taken from there") == 1
     assert (project / "reused" / "model.pt").read_bytes() == (project / "one" / "model.pt").read_bytes()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pipeline import training_inputs
 
 from ci import demo
-from faces import sample
 
 KILLS = 20
 OUTPUTS = ("model.pt", "history.csv", "run.json")
@@ -36,22 +36,8 @@ def train(project: Path) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from torchvision.models import resnet34
-
     root = tmp_path_factory.mktemp("project")
-    params = demo.overlay(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), PARAMS)
-    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    sample.draw(root / "data", 20)
-    rows = ["path,label,y_true,group,subset"]
-    for y_true, (label, stem) in enumerate(sample.FOLDERS):
-        for i in range(10):
-            name = f"{label}/{stem}_{i + 6}.jpg"
-            rows.append(f"{name},{label},{y_true},{name},{'train' if i < 7 else 'validation'}")
-    (root / "splits.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    torch.manual_seed(0)
-    torch.save(resnet34(weights=None).state_dict(), root / "weights.pth")
-    (root / "facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
+    training_inputs(root, PARAMS, per_class=10, train=7)
     spawning.set_forkserver_preload(["torch", "pandas", "torchvision", "stages.train", "faces.loop", "tqdm"])
     return root
 
