@@ -15,18 +15,20 @@ data.
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from faces.cli import InputError
 from faces.comparison import interval_text
-from faces.metrics import LABELS, THRESHOLD
-from faces.statistics import spread, wilson
+from faces.metrics import LABELS, THRESHOLD, Labels, proportions, subset
+from faces.statistics import Array, spread, wilson
 
-SHOWN = {  # name -> (title, where it stands in a run's document)
+SHOWN = {  # name -> (title, where it stands in a run's document, if it does)
     "accuracy": ("accuracy", ("metrics", "accuracy")),
     "recall": ("recall, Down syndrome", ("metrics", "recall")),
     "specificity": ("specificity", ("metrics", "specificity")),
     "auroc": ("AUROC", ("metrics", "auroc")),
+    "accuracy_chosen": ("accuracy at the threshold most accurate on validation", ()),
     "recall_at_point": ("recall at the operating point", ("operating_point", "test", "recall")),
     "specificity_at_point": ("specificity at the operating point", ("operating_point", "test", "specificity")),
 }
@@ -46,7 +48,13 @@ def summarise(
         for key in ("recipe", "transforms", "seed"):
             if document["training"][key] != first["training"][key]:
                 raise InputError(f"split {seed} was trained with other {key}; run `dvc repro` again")
-    metrics = {seed: {name: _find(document, name) for name in SHOWN} for seed, document in documents.items()}
+    metrics = {
+        seed: {
+            name: _find(document, name) if where else _chosen(predictions[seed], confidence)
+            for name, (_, where) in SHOWN.items()
+        }
+        for seed, document in documents.items()
+    }
     scores = pd.concat(predictions.values())
     scores["wrong"] = (scores.y_score >= THRESHOLD) != (scores.y_true == 1)
     images = scores.groupby("path").agg(
@@ -94,6 +102,25 @@ def _find(document: dict[str, Any], name: str) -> dict[str, Any]:
     for key in SHOWN[name][1]:
         found = found[key]
     return dict(found)
+
+
+def _chosen(predictions: pd.DataFrame, confidence: float) -> dict[str, Any]:
+    """Return the test accuracy at the threshold that is most accurate on the validation subset."""
+    threshold = most_accurate_threshold(*subset(predictions, "validation"))
+    y_true, y_score = subset(predictions, "test")
+    metric = proportions(y_true, y_score, threshold, confidence, ("accuracy",))["accuracy"]
+    return metric | {"threshold": round(threshold, 6)}
+
+
+def most_accurate_threshold(y_true: Labels, y_score: Array) -> float:
+    """Return the score at or above which calling an image Down syndrome is right most often; the middle one of several.
+
+    y_true [N] of 0 and 1, y_score [N].
+    """
+    candidates = np.unique(y_score)
+    right = ((y_score >= candidates[:, None]) == (y_true == 1)).sum(axis=1)  # [candidates]
+    best = candidates[right == right.max()]
+    return float(best[len(best) // 2])
 
 
 def _rounded(values: dict[str, float | int | None]) -> dict[str, float | int | None]:

@@ -162,7 +162,7 @@ def splits_table(evidence: Evidence) -> str:
     """Return the improved recipe over several splits, beside what others report; empty if there are no splits."""
     if evidence.repeats is None:
         return ""
-    names = ("accuracy", "recall", "specificity", "auroc", "recall_at_point", "specificity_at_point")
+    names = ("accuracy", "accuracy_chosen", "recall", "specificity", "auroc", "recall_at_point", "specificity_at_point")
     splits, over = evidence.repeats["splits"], evidence.repeats["over_splits"]
     sizes = " or ".join(map(str, sorted({split["n"] for split in splits.values()})))
     run = evidence.repeats["run"].removeprefix("trials.")
@@ -177,16 +177,16 @@ def splits_table(evidence: Evidence) -> str:
     rows = [
         (f"**{run}, mean of {len(splits)} splits**", f"**{means[0]}**", *means[1:], f"{len(splits)} x {sizes}"),
         (f"{run}, worst and best split", *(spread(name, "min", "max") for name in names), sizes),
-        *((f"{other['name']} (others)", other["accuracy"], *"-----", "?") for other in evidence.comparison["others"]),
+        *((f"{other['name']} (others)", other["accuracy"], *"------", "?") for other in evidence.comparison["others"]),
     ]
-    point = "at the operating point"
     header = (
         "on this data set",
         "accuracy",
+        "accuracy, threshold from validation",
         "recall",
         "specificity",
         "AUROC",
-        f"recall {point}",
+        "recall, operating point",
         "specificity there",
         "n",
     )

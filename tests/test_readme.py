@@ -61,6 +61,7 @@ def test_the_improved_recipe_on_five_splits() -> None:
     assert len(splits) == 5
     mean = {name: over[name] | {"value": over[name]["mean"]} for name in over}
     assert f"Over five splits its test accuracy is {percent(mean['accuracy'])})" in README
+    assert f"{percent(mean['accuracy_chosen'])}) at the threshold that is most accurate on validation" in README
     low, high = (f"{100 * over['accuracy'][end]:.1f}%" for end in ("min", "max"))
     assert f"from {low} to {high}" in README
     assert f"finds {percent(mean['recall_at_point'])}) of the children with Down syndrome" in README

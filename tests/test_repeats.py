@@ -67,6 +67,23 @@ def test_the_spread_is_that_of_the_documents(runs: Any) -> None:
     assert over["high"] - over["mean"] == pytest.approx(half, abs=1e-5)
 
 
+def test_the_threshold_is_the_most_accurate_on_validation(runs: Any) -> None:
+    y_true, y_score = np.array([0, 0, 1, 0, 1, 1]), np.array([0.1, 0.6, 0.7, 0.8, 0.9, 0.95])
+    assert repeats.most_accurate_threshold(y_true, y_score) == 0.9  # as 0.7: five of six right
+    documents, predictions = runs
+    found = repeats.summarise(documents, predictions, 0.95)["splits"]["2"]["accuracy_chosen"]
+    rows = predictions[2]
+    validation, test = (rows[rows["subset"] == name] for name in ("validation", "test"))
+
+    def right(of: pd.DataFrame, threshold: float) -> int:
+        return int(((of.y_score >= threshold) == (of.y_true == 1)).sum())
+
+    most = max(right(validation, score) for score in validation.y_score)
+    assert right(validation, found["threshold"]) == most
+    assert found["value"] == pytest.approx(right(test, found["threshold"]) / len(test), abs=1e-6)
+    assert found["n"] == len(test)
+
+
 def test_an_image_counts_once_however_often_it_was_held_out(runs: Any) -> None:
     documents, predictions = runs
     held_out = repeats.summarise(documents, predictions, 0.95)["held_out"]
