@@ -167,16 +167,20 @@ def splits_table(evidence: Evidence) -> str:
     sizes = " or ".join(map(str, sorted({split["n"] for split in splits.values()})))
     run = evidence.repeats["run"].removeprefix("trials.")
 
-    def spread(name: str, *keys: str) -> str:
-        return " to ".join(_figure(name, over[name][key]) for key in keys)
+    def mean(name: str) -> str:
+        values = {"value": over[name]["mean"], "low": over[name]["low"], "high": over[name]["high"]}
+        if values["low"] is None:
+            return _figure(name, values["value"])
+        clipped = {key: min(max(value, 0.0), 1.0) for key, value in values.items()}
+        return decimal(clipped) if name == "auroc" else percent(clipped)
 
-    means = [
-        spread(name, "mean") + (f" ({spread(name, 'low', 'high')})" if over[name]["low"] is not None else "")
-        for name in names
-    ]
+    def ends(name: str) -> str:
+        return f"{_figure(name, over[name]['min'])} to {_figure(name, over[name]['max'])}"
+
+    means = [mean(name) for name in names]
     rows = [
         (f"**{run}, mean of {len(splits)} splits**", f"**{means[0]}**", *means[1:], f"{len(splits)} x {sizes}"),
-        (f"{run}, worst and best split", *(spread(name, "min", "max") for name in names), sizes),
+        (f"{run}, worst and best split", *map(ends, names), sizes),
         *((f"{other['name']} (others)", other["accuracy"], *"------", "?") for other in evidence.comparison["others"]),
     ]
     header = (
@@ -194,7 +198,6 @@ def splits_table(evidence: Evidence) -> str:
 
 
 def _figure(name: str, value: float) -> str:
-    value = min(max(value, 0.0), 1.0)
     return f"{value:.3f}" if name == "auroc" else f"{value:.1%}"
 
 
