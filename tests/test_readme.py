@@ -53,6 +53,9 @@ def test_the_improved_recipe_on_the_trials_split() -> None:
     assert (
         f"only the middle of the picture on {percent(middle)}, n = {middle['n']}), trial 2 on {percent(own)})" in README
     )
+    hidden = beside["accuracy"]["middle_hidden"]
+    assert f"with the middle hidden it is at chance, {percent(hidden)})" in README
+    assert hidden["low"] < 0.5 < hidden["high"]
 
 
 def test_the_improved_recipe_on_five_splits() -> None:
@@ -64,7 +67,7 @@ def test_the_improved_recipe_on_five_splits() -> None:
     assert f"{percent(mean['accuracy_chosen'])}) at the threshold that is most accurate on validation" in README
     low, high = (f"{100 * over['accuracy'][end]:.1f}%" for end in ("min", "max"))
     assert f"from {low} to {high}" in README
-    assert f"finds {percent(mean['recall_at_point'])}) of the children with Down syndrome" in README
+    assert f"finds {percent(mean['recall_at_point'])}) of the images with Down syndrome" in README
     assert f"at a specificity of {percent(mean['specificity_at_point'])})" in README
     reported = [row["paper"] for row in metrics("comparison")["quantities"] if row["title"].startswith("test")]
     assert over["accuracy"]["low"] > max(figure for figure in reported if figure)  # of any kind
