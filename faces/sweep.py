@@ -101,6 +101,9 @@ def markdown(params: Params, facts: dict[str, dict[str, Any]]) -> str:
             f"{params.evaluate.confidence:.0%} intervals. No test image was scored.",
             "",
             pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
+            "",
+            "All variants are scored on the same images; a difference that is small beside the intervals is a hint, "
+            "not a finding.",
         ]
     )
 
