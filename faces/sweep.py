@@ -29,8 +29,13 @@ def main(action: Literal["queue", "table"]) -> None:
     if action == "queue":
         for name in params.sweep.variants:
             check(params, name)
+        # `dvc exp run --force` would replace them too, and run the stages before this one again
+        listed = subprocess.run(["dvc", "exp", "list", "-A", "--name-only"], check=True, capture_output=True, text=True)
+        earlier = {f"sweep-{name}" for name in params.sweep.variants} & set(listed.stdout.split())
+        if earlier:
+            subprocess.run(["dvc", "exp", "remove", *sorted(earlier)], check=True)
         for name in params.sweep.variants:
-            command = ["dvc", "exp", "run", "--queue", "--force", "--name", f"sweep-{name}"]
+            command = ["dvc", "exp", "run", "--queue", "--name", f"sweep-{name}"]
             subprocess.run([*command, *overrides(params, name), STAGE], check=True)
     else:
         print(markdown(params, {name: read_facts(name) for name in params.sweep.variants}))
