@@ -42,7 +42,7 @@ sweep: $(READY)  ## the search for the improved recipe, on validation images: qu
 	python -m faces.sweep table > metrics/sweep.md
 
 show: $(READY)  ## the experiments in 120 columns
-	dvc exp show --md --only-changed --drop '.*/|.*\.(py|yaml)$$|data$$|Created|State|Executor|recall|specificity|f1|n$$|epochs|val_n|val_epoch'
+	dvc exp show --md --only-changed --drop '.*/|.*\.(py|yaml)$$|data$$|Created|State|Executor|recall|specificity|f1|n$$|epochs|val_.*'
 
 gate: $(READY)  ## compare metrics with a Git revision: make gate BASE=main
 	python -m ci.gate '$(or $(BASE),$(error which revision? make gate BASE=main))' --json .gate/gate.json --markdown .gate/gate.md
