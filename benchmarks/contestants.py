@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from faces import machine
-from faces.images import LABELS, list_images
+from faces.images import list_images
+from faces.naming import LABELS
 from faces.params import Recipe, Transforms, on_this_machine
 
 SEED = 1

@@ -15,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 
+from faces.naming import LABELS
+
 SIDE = 32  # pixels; what is kept in memory does not depend on it, what is kept on the disk does
 DISTINCT = 500  # drawn images of each class, the others are their copies under other names
 
@@ -34,7 +36,7 @@ def draw(root: Path, n: int) -> list[str]:
 
     rng = np.random.default_rng(0)
     paths = []
-    for y_true, label in enumerate(("healthy", "down_syndrome")):
+    for y_true, label in enumerate(LABELS):
         (root / label).mkdir(parents=True)
         for i in range(n // 2):
             path = root / label / f"{i}.jpg"

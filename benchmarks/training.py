@@ -40,6 +40,7 @@ from faces import images as files
 from faces import machine
 from faces.cli import InputError, run
 from faces.files import write_json
+from faces.naming import LABELS
 from faces.params import load_params
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # which all contestants read
@@ -197,7 +198,7 @@ def choose(source: Path, folder: Path, counts: dict[str, int]) -> None:
     Errors: InputError if there are too few.
     """
     listed = files.list_images(source)
-    for y_true, label in enumerate(files.LABELS):
+    for y_true, label in enumerate(LABELS):
         paths = [path for path in listed if path.startswith(f"{label}/") and path.lower().endswith(SUFFIXES)]
         order = iter(np.random.default_rng([SEED, y_true]).permutation(paths))
         for subset, count in counts.items():

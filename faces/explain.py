@@ -79,13 +79,13 @@ def hide(images: Tensor, part: Hidden) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, flip: bool = False) -> npt.NDArray[np.int64]:
-    """Return the predicted class [N] of normalised images [N, 3, S, S]; flip: of the mean with the mirror images."""
+def predict(model: nn.Module, images: Tensor, views: tuple[bool, ...] = (False,)) -> npt.NDArray[np.int64]:
+    """Return the predicted class [N] of normalised images [N, 3, S, S], from the mean over `views`: mirrored or not."""
     model.eval()
     classes = []
     for batch in torch.split(images, BATCH):
-        views = [batch, batch.flip(3)] if flip else [batch]
-        classes.append(torch.stack([model(view).softmax(dim=1) for view in views]).mean(dim=0).argmax(dim=1))
+        seen = [batch.flip(3) if mirrored else batch for mirrored in views]
+        classes.append(torch.stack([model(view).softmax(dim=1) for view in seen]).mean(dim=0).argmax(dim=1))
     return torch.cat(classes).cpu().numpy()
 
 

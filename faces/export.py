@@ -35,28 +35,28 @@ class Deployed(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: ResNet, flip: bool) -> None:
+    def __init__(self, network: ResNet, views: tuple[bool, ...]) -> None:
         super().__init__()
         self.network = network
-        self.flip = flip
+        self.views = views
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images uint8 [N, 3, H, W] to the probability of Down syndrome, float32 [N]."""
         normalised = (images.float() - self.mean) / self.std
-        views = [normalised, normalised.flip(3)] if self.flip else [normalised]
+        views = [normalised.flip(3) if mirrored else normalised for mirrored in self.views]
         return torch.stack([self.network(view).softmax(dim=1)[:, 1] for view in views]).mean(dim=0)
 
 
-def export(network: ResNet, size: int, flip: bool) -> Any:
+def export(network: ResNet, size: int, views: tuple[bool, ...]) -> Any:
     """Return the ONNX model (onnx.ModelProto) of a network for square images of `size` pixels, any number at once.
 
-    flip: take the mean over each image and its mirror image.
+    views: the looks at an image to take the mean of, as `Transforms.evaluation_views` has them.
     """
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     program = torch.onnx.export(
-        Deployed(network, flip).eval(),
+        Deployed(network, views).eval(),
         (example,),
         input_names=["images"],
         output_names=["probability"],
@@ -69,7 +69,7 @@ def export(network: ResNet, size: int, flip: bool) -> Any:
     return program.model_proto
 
 
-def difference(network: ResNet, content: bytes, images: npt.NDArray[np.uint8], flip: bool) -> float:
+def difference(network: ResNet, content: bytes, images: npt.NDArray[np.uint8], views: tuple[bool, ...]) -> float:
     """Return the largest difference of a probability between ONNX Runtime and PyTorch on images [N, 3, H, W]."""
     import onnxruntime
 
@@ -78,8 +78,8 @@ def difference(network: ResNet, content: bytes, images: npt.NDArray[np.uint8], f
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     (there,) = session.run(["probability"], {"images": images})
     with torch.inference_mode():
-        views = [images, images[..., ::-1].copy()] if flip else [images]
-        scores = [network(normalise(torch.from_numpy(view))).softmax(dim=1)[:, 1] for view in views]
+        seen = [images[..., ::-1].copy() if mirrored else images for mirrored in views]
+        scores = [network(normalise(torch.from_numpy(view))).softmax(dim=1)[:, 1] for view in seen]
         here = torch.stack(scores).mean(dim=0)
     return float(np.abs(there - here.numpy()).max())
 
@@ -94,14 +94,14 @@ def main(model: Path, out_onnx: Path) -> None:
         transforms = Transforms.model_validate(facts["transforms"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{model.parent / 'run.json'} is needed beside the model and cannot be read") from None
-    size, flip = transforms.evaluation_size, transforms.evaluation_flip
-    exported = export(network, size, flip)
+    size, views = transforms.evaluation_size, transforms.evaluation_views
+    exported = export(network, size, views)
     about = {"model_sha256": file_sha256(model), "resize": transforms.resize, "crop": size, "notice": NOTICE}
     onnx.helper.set_model_props(exported, {key: str(value) for key, value in about.items()})
     onnx.checker.check_model(exported, full_check=True)
     content: bytes = exported.SerializeToString()
     images = np.random.default_rng(0).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
-    worst = difference(network, content, images, flip)
+    worst = difference(network, content, images, views)
     if not worst <= TOLERANCE:
         raise InputError(f"{model}: the ONNX model's probability differs by {worst:.2g}, more than {TOLERANCE}")
     write_atomically(out_onnx, content)

@@ -79,7 +79,7 @@ class FrozenFeatures:
     def train(self, subset: Images, rows: Tensor, epoch: int, progress: Progress) -> Tensor:
         """Return the features [n, C, h, w] of these rows [n] of `subset`, augmented as they are in an epoch."""
         boxes, flips = transforms.draw(len(subset.pixels), self.params, self.seed, epoch)
-        size = self.params.crop_in(epoch, self.epochs)
+        size = transforms.crop_in(self.params, epoch, self.epochs)
         return self._features(subset, rows, boxes, flips, size, progress, seed=self.seed, epoch=epoch)
 
     def clean(self, subset: Images, rows: Tensor, mirrored: bool = False) -> Tensor:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from faces.cli import InputError
+from faces.naming import LABELS, SUFFIXES, like_image
 
-LABELS = ("healthy", "down_syndrome")  # index = y_true
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+BLOCK = 1024  # images whose decoding waits at once: memory stays flat
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # by content, whatever the suffix says
 
 Image.init()  # loads the formats now: threads that opened their first files together would race for it
@@ -61,7 +61,7 @@ def list_files(root: Path) -> tuple[list[str], list[str]]:
         if not folder.is_dir():
             raise InputError(f"{root} has no folder {label!r}; it needs one folder for each class: {LABELS}")
         files = [path for path in folder.rglob("*") if not path.is_dir()]
-        like_images = [path for path in files if path.is_file() and _like_image(path.name)]
+        like_images = [path for path in files if path.is_file() and like_image(path.name)]
         if not like_images:
             raise InputError(f"{folder} holds no images; their names end in {', '.join(SUFFIXES)}")
         images += [_relative(path, root) for path in like_images]
@@ -72,10 +72,6 @@ def list_files(root: Path) -> tuple[list[str], list[str]]:
 def list_images(root: Path) -> list[str]:
     """Return the sorted relative paths of the images in the two class folders; see `list_files`."""
     return list_files(root)[0]
-
-
-def _like_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -173,6 +169,7 @@ def load(
         pixels[index] = to_array(image, size)
 
     with quiet(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        for _ in pool.map(fill, range(len(paths))):
-            pass
+        for start in range(0, len(paths), BLOCK):
+            for _ in pool.map(fill, range(start, min(start + BLOCK, len(paths)))):
+                pass
     return pixels

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from faces.cli import InputError
+from faces.naming import LABELS, SUFFIXES, like_image
 
-CLASSES = ("down_syndrome", "healthy")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 FOLDERS = {  # letters of a folder's name, lower case; the second and fourth are Kaggle's spelling
     "downsyndrome": "down_syndrome",
     "downsyndorme": "down_syndrome",
@@ -35,7 +34,7 @@ def place(path: str) -> str | None:
     archives, are no images.
     """
     *folders, name = PurePosixPath(path).parts
-    if name.startswith(".") or "__MACOSX" in folders or PurePosixPath(name).suffix.lower() not in SUFFIXES:
+    if "__MACOSX" in folders or not like_image(name):
         return None
     for folder in reversed(folders):
         if label := FOLDERS.get(re.sub(r"[^a-z]", "", folder.casefold())):
@@ -60,7 +59,7 @@ def arrange(paths: Iterable[str], origin: str) -> tuple[dict[str, str], list[str
         else:
             images[path] = target
             taken[same_file(target)] = path
-    for label in CLASSES:
+    for label in sorted(LABELS):
         if not any(target.startswith(f"{label}/") for target in images.values()):
             raise InputError(
                 f"{origin}: no images of the class {label}; they belong in a folder named {label}, "
@@ -72,7 +71,7 @@ def arrange(paths: Iterable[str], origin: str) -> tuple[dict[str, str], list[str
 def content_sha256(root: Path) -> str:
     """Return the pin of the images in `root`/<class>/: 64 hex digits, from the files' bytes as they are now."""
     content = hashlib.sha256()
-    for path in sorted(f"{label}/{file.name}" for label in CLASSES for file in (root / label).iterdir()):
+    for path in sorted(f"{label}/{file.name}" for label in sorted(LABELS) for file in (root / label).iterdir()):
         with (root / path).open("rb") as file:
             content.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path}\n".encode())
     return content.hexdigest()

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from faces.cli import InputError
+from faces.naming import LABELS
 from faces.params import Evaluate
 from faces.statistics import Array, bootstrap, wilson
 
@@ -34,7 +35,6 @@ Metric = dict[str, Any]
 
 THRESHOLD = 0.5
 BINS = 10  # of the calibration error and curve, of equal width
-LABELS = ("healthy", "down_syndrome")  # index = y_true
 WORDS = ("healthy", "Down syndrome")
 COLUMNS = ("path", "subset", "y_true", "y_score")
 TITLES = {

@@ -95,16 +95,10 @@ class Transforms(Section):
         """The side in pixels of what the network sees in evaluation."""
         return self.evaluation_crop or self.crop
 
-    def crop_in(self, epoch: int, epochs: int) -> int:
-        """Return the side in pixels of what the network is trained on in an epoch, of 1 ... `epochs`.
-
-        It grows from `first_crop` to `crop`, in steps of 16 pixels: small pictures are quick to learn from at first.
-        Source: Howard et al., DAWNBench entry of fast.ai, 2018 (progressive resizing).
-        """
-        if self.first_crop is None:
-            return self.crop
-        missing = (self.crop - self.first_crop) * (epochs - epoch) / max(1, epochs - 1)
-        return self.crop - 16 * round(missing / 16)
+    @property
+    def evaluation_views(self) -> tuple[bool, ...]:
+        """The looks at an image whose scores evaluation takes the mean of: is each of them mirrored?"""
+        return (False, True) if self.evaluation_flip else (False,)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Transforms":

@@ -25,8 +25,9 @@ import typer
 
 from faces.cli import InputError, run
 from faces.files import file_sha256, write_atomically
-from faces.images import LABELS, SUFFIXES, UnreadableError, quiet, read, to_array
+from faces.images import UnreadableError, quiet, read, to_array
 from faces.metrics import read_document
+from faces.naming import LABELS, SUFFIXES, like_image
 from faces.params import Recipe, Transforms, load_params
 
 NOTICE = (
@@ -76,7 +77,7 @@ class Predictor:
         from faces.transforms import crop, whole
 
         views = []
-        for mirrored in (False, True) if self.transforms.evaluation_flip else (False,):
+        for mirrored in self.transforms.evaluation_views:
             boxes, flips = whole(len(images), self.transforms, mirrored)
             inputs = crop(torch.from_numpy(images), boxes, flips, size=self.transforms.evaluation_size)
             with torch.inference_mode():
@@ -131,7 +132,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = sorted(p for p in path.rglob("*") if like_image(p.name) and p.is_file())
             if not inside:
                 raise InputError(f"{path} holds no images; their names end in {', '.join(SUFFIXES)}")
             found += inside

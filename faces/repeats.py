@@ -20,7 +20,8 @@ import pandas as pd
 
 from faces.cli import InputError
 from faces.comparison import interval_text
-from faces.metrics import LABELS, THRESHOLD, Labels, proportions, subset
+from faces.metrics import THRESHOLD, Labels, proportions, subset
+from faces.naming import LABELS
 from faces.statistics import Array, spread, wilson
 
 SHOWN = {  # name -> (title, where it stands in a run's document, if it does)

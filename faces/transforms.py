@@ -64,6 +64,18 @@ def _draw_block(n: int, params: Transforms, rng: np.random.Generator) -> tuple[B
     return np.stack([left, upper, left + width, upper + height], axis=1), flips
 
 
+def crop_in(params: Transforms, epoch: int, epochs: int) -> int:
+    """Return the side in pixels of what the network is trained on in an epoch, of 1 ... `epochs`.
+
+    It grows from `first_crop` to `crop`, in steps of 16 pixels: small pictures are quick to learn from at first.
+    Source: Howard et al., DAWNBench entry of fast.ai, 2018 (progressive resizing).
+    """
+    if params.first_crop is None:
+        return params.crop
+    missing = (params.crop - params.first_crop) * (epochs - epoch) / max(1, epochs - 1)
+    return params.crop - 16 * round(missing / 16)
+
+
 def whole(n: int, params: Transforms, mirrored: bool = False) -> tuple[Boxes, npt.NDArray[np.bool_]]:
     """Return the boxes and flips of evaluation: the whole image."""
     return np.tile(np.array([0, 0, params.resize, params.resize]), (n, 1)), np.full(n, mirrored)

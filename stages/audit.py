@@ -17,6 +17,7 @@ from tqdm import tqdm
 from faces import duplicates, images
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
+from faces.naming import LABELS
 from faces.params import Params, load_params
 
 CHUNK = 512  # images in memory at a time
@@ -82,7 +83,7 @@ def _examine(data: Path, path: str, max_pixels: int, size: int) -> tuple[dict[st
     row = {
         "path": path,
         "label": label,
-        "y_true": images.LABELS.index(label),
+        "y_true": LABELS.index(label),
         "format": "",
         "mode": "",
         "width": 0,
@@ -158,7 +159,7 @@ def _data_sheet(table: pd.DataFrame, pairs: list[dict[str, Any]], others: list[s
         "dataset": params.data.dataset if params.data.kind == "kaggle" else None,
         "n": len(table),
         "n_readable": int(table.readable.sum()),
-        "classes": {label: _class_facts(table[table.label == label]) for label in images.LABELS},
+        "classes": {label: _class_facts(table[table.label == label]) for label in LABELS},
         "unreadable": table[table.readable == 0][["path", "reason"]].to_dict("records"),
         "other_files": others,
         "duplicates": _duplicate_facts(table[table.readable == 1], pairs, params),

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from faces import kaggle_dataset, manifest
 from faces.archive import Archive, DamagedArchiveError, Folder, Limits, Source
 from faces.cli import InputError, run
+from faces.naming import LABELS
 from faces.params import Data, load_params
 
 SYNCS = 16  # at once: file systems write the journal once for all of them (on a busy disk 2 s, not 30)
@@ -105,7 +106,7 @@ def fill(target: Path, source: Source, origin: str) -> str:
         more = ", ..." if len(names) > 10 else ""
         print(f"left out {len(strays)} not images of a class: {shown}{more}")
     shutil.rmtree(target, ignore_errors=True)
-    for label in manifest.CLASSES:
+    for label in LABELS:
         (target / label).mkdir(parents=True)
     need, free = sum(source.sizes[path] for path in chosen), shutil.disk_usage(target).free
     if need > free:

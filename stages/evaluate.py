@@ -48,7 +48,7 @@ def main(
         images = load_subset(data, rows, name, transforms.resize)
         everything = torch.arange(len(images.pixels))
         views = []
-        for mirrored in (False, True) if transforms.evaluation_flip else (False,):
+        for mirrored in transforms.evaluation_views:
             logits = predict(tail, frozen.clean(images, everything, mirrored), device)  # [N, 2]
             views.append(logits.double().softmax(dim=1)[:, 1])  # paper, equation 2
         y_score = torch.stack(views).mean(dim=0)

@@ -14,6 +14,7 @@ import typer
 
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
+from faces.naming import LABELS
 from faces.params import Transforms, load_params
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def main(
     import torch
 
     from faces import determinism, explain, plots
-    from faces.images import LABELS, load
+    from faces.images import load
     from faces.model import load_model
     from faces.transforms import center
 
@@ -58,7 +59,7 @@ def main(
 
     middle = explain.middle_mask(transforms.evaluation_size)
     averages = {label: maps[y_true == index].mean(axis=0) for index, label in enumerate(LABELS)}
-    accuracy = _occlusion(network, images, y_true, transforms.evaluation_flip, confidence)
+    accuracy = _occlusion(network, images, y_true, transforms.evaluation_views, confidence)
     others = [_beside(folder, data, test, device, confidence) for folder in beside or []]
     metrics = {
         "run": facts["run"],
@@ -90,7 +91,7 @@ def main(
 
 
 def _occlusion(
-    network: "nn.Module", images: "Tensor", y_true: npt.NDArray[np.int64], flip: bool, confidence: float
+    network: "nn.Module", images: "Tensor", y_true: npt.NDArray[np.int64], views: tuple[bool, ...], confidence: float
 ) -> dict[str, dict[str, Any]]:
     from faces import explain
 
@@ -100,7 +101,7 @@ def _occlusion(
         "only_the_middle": "surroundings",
     }
     return {
-        name: _accuracy(y_true, explain.predict(network, explain.hide(images, hidden), flip), confidence)
+        name: _accuracy(y_true, explain.predict(network, explain.hide(images, hidden), views), confidence)
         for name, hidden in seen.items()
     }
 
@@ -119,7 +120,7 @@ def _beside(model: Path, data: Path, test: pd.DataFrame, device: "torch.device",
         load_model(model / "model.pt").to(device),
         center(photos, transforms).to(device),
         test["y_true"].to_numpy(),
-        transforms.evaluation_flip,
+        transforms.evaluation_views,
         confidence,
     )
     return {"run": facts["run"], "accuracy": accuracy}

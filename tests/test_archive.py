@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from faces import archive, manifest
 from faces.archive import Archive, ArchiveError, DamagedArchiveError, Folder, Limits
 from faces.cli import InputError
+from faces.naming import LABELS
 from stages import download
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -287,7 +288,7 @@ def test_place(path: str, placed: str | None) -> None:
 
 def test_pin_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
     def pin(files: dict[str, bytes], root: Path) -> str:
-        for label in manifest.CLASSES:
+        for label in LABELS:
             (root / label).mkdir(parents=True)
         for name, data in files.items():
             (root / name).write_bytes(data)

@@ -20,7 +20,6 @@ import pytest
 import yaml
 from fake_kaggle import SIGNATURE, FakeKaggle
 
-from faces import images as images_module
 from faces import kaggle_client, kaggle_dataset, manifest
 from faces.cli import InputError
 from stages import download
@@ -651,8 +650,3 @@ def test_environment_that_is_not_a_number(kaggle: FakeKaggle, monkeypatch: pytes
     monkeypatch.setenv("DOWNLOAD_STALL_SECONDS", "soon")
     with pytest.raises(InputError, match="DOWNLOAD_STALL_SECONDS is 'soon'"):
         download.main(Path("downloads/images"))
-
-
-def test_the_audit_reads_what_the_download_brings() -> None:
-    assert set(manifest.SUFFIXES) == set(images_module.SUFFIXES)
-    assert set(manifest.CLASSES) == set(images_module.LABELS)

@@ -81,13 +81,13 @@ def test_a_difference_is_refused_and_nothing_written(
 ) -> None:
     content = exported.read_bytes()
 
-    def other(network: ResNet, size: int, flip: bool) -> onnx.ModelProto:
+    def other(network: ResNet, size: int, views: tuple[bool, ...]) -> onnx.ModelProto:
         return onnx.load_model_from_string(content)
 
-    def off(network: ResNet, content: bytes, images: np.ndarray, flip: bool) -> float:
+    def off(network: ResNet, content: bytes, images: np.ndarray, views: tuple[bool, ...]) -> float:
         with torch.no_grad():
             network.fc.bias[1] += 0.01
-        return true_difference(network, content, images, flip)
+        return true_difference(network, content, images, views)
 
     true_difference = export.difference
     monkeypatch.setattr(export, "export", other)

@@ -4,6 +4,7 @@ import os
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from faces import images
 from faces.cli import InputError
-from faces.images import LABELS, UnreadableError, decode, list_files, list_images, load
+from faces.images import UnreadableError, decode, list_files, list_images, load
+from faces.naming import LABELS
 
 LIMIT = 50_000_000  # pixels
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
@@ -284,6 +287,22 @@ def test_load_resizes_in_order_whatever_the_number_of_workers(data: Path, tmp_pa
         with Image.open(data / path) as image:
             expected = np.asarray(image.resize((20, 20), Image.Resampling.BILINEAR))
         assert (array == expected.transpose(2, 0, 1)).all()
+
+
+def test_load_hands_over_a_block_at_a_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = list_images(data)
+    expected = load(data, paths, size=20)
+    handed_over = []
+
+    class Pool(ThreadPoolExecutor):
+        def map(self, fn, rows, **kwargs):  # type: ignore[no-untyped-def, override]
+            handed_over.append(list(rows))
+            return super().map(fn, handed_over[-1], **kwargs)
+
+    monkeypatch.setattr(images, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(images, "BLOCK", 4)
+    assert (load(data, paths, size=20) == expected).all()
+    assert handed_over == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_load_refuses_an_array_of_another_shape(data: Path) -> None:

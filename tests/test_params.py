@@ -31,17 +31,11 @@ def test_the_committed_parameters_are_the_papers() -> None:
     assert params.recipe("train") == params.recipe("trials.trial2")
 
 
-def test_crops_grow_in_steps_of_16_pixels_and_end_as_asked() -> None:
+def test_evaluation_is_the_paper_s_unless_asked_otherwise() -> None:
     transforms = load_params().transforms
-    assert {transforms.crop_in(epoch, 100) for epoch in (1, 50, 100)} == {250}  # the paper's do not
-    assert transforms.evaluation_size == 250
-    growing = transforms.model_copy(update={"first_crop": 112, "crop": 190, "evaluation_crop": 224})
-    sizes = [growing.crop_in(epoch, 12) for epoch in range(1, 13)]
-    assert sizes == sorted(sizes)
-    assert (sizes[0], sizes[-1]) == (110, 190)  # whole steps below the last
-    assert {(190 - size) % 16 for size in sizes} == {0}
-    assert growing.crop_in(1, 1) == 190
-    assert growing.evaluation_size == 224
+    assert (transforms.evaluation_size, transforms.evaluation_views) == (250, (False,))
+    ours = load_params().transforms_of("trials.improved")
+    assert (ours.crop, ours.evaluation_size, ours.evaluation_views) == (192, 224, (False, True))
 
 
 @pytest.mark.parametrize(("asked", "has_bf16", "got"), [("bf16", True, "bf16"), ("bf16", False, "fp32")])

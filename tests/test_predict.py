@@ -84,6 +84,7 @@ def table(text: str) -> list[dict[str, str]]:
 
 
 def test_folder_and_files_as_csv(project: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    (project / "data/down_syndrome/._down_1.jpg").write_bytes(b"macOS leaves these")
     status = run("data/down_syndrome", "data/healthy/healty_1.jpg", "data/down_syndrome/down_1.jpg")
     out, err = capsysbinary.readouterr()
     rows = table(out.decode())

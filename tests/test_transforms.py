@@ -34,6 +34,16 @@ def test_crops_are_torchvisions_pixel_by_pixel() -> None:
         assert np.array_equal(ours[i].permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
+def test_crops_grow_in_steps_of_16_pixels_and_end_as_asked() -> None:
+    assert {transforms.crop_in(PAPER, epoch, 100) for epoch in (1, 50, 100)} == {250}  # the paper's do not
+    growing = PAPER.model_copy(update={"first_crop": 112, "crop": 190})
+    sizes = [transforms.crop_in(growing, epoch, 12) for epoch in range(1, 13)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (110, 190)  # whole steps below the last
+    assert {(190 - size) % 16 for size in sizes} == {0}
+    assert transforms.crop_in(growing, 1, 1) == 190
+
+
 def test_boxes_follow_torchvisions_distribution() -> None:
     boxes, flips = transforms.draw(3000, PAPER, seed=0, epoch=0)
     torch.manual_seed(0)
