@@ -112,6 +112,12 @@ def test_every_result_of_the_sample_says_so(sample: Path) -> None:
     assert all(claim["verdict"] is None for claim in comparison["claims"])
 
 
+def test_the_page_leads_to_the_several_splits(sample: Path) -> None:
+    page = (sample / "reports/index.html").read_text(encoding="utf-8")
+    link, section, heading = (page.index(text) for text in ('href="#splits"', 'id="splits"', "on 2 splits</h2>"))
+    assert link < section < heading
+
+
 def test_the_active_run_is_the_trial_it_equals(sample: Path) -> None:
     trial, active = sample / "models/trial2", sample / "models/active"
     assert (trial / "model.pt").read_bytes() == (active / "model.pt").read_bytes()

@@ -194,6 +194,7 @@ def test_the_note_stands_beside_the_accuracy(runs: Path) -> None:
 def test_what_is_missing_is_said(runs: Path) -> None:
     page = write(runs)[0]
     assert "<code>dvc repro probe</code> makes metrics/probes.md" in page
+    assert "On several splits" not in page  # nor is it a hole: a recipe need not be repeated
     assert "<code>dvc repro explain</code> makes metrics/explain.json" in page
     (runs / "metrics" / "probes.md").write_text("# Shortcut probes\n\nWords.\n")
     (runs / "metrics" / "explain.json").write_text(json.dumps(explained()))
