@@ -1,9 +1,9 @@
 """Where an epoch's time goes: python -m benchmarks.profile [--precision fp32]
 
 The steps of training at the paper's picture size, timed one by one on noise with random weights (neither changes the
-work): decoding, once for all epochs; augmentation and the frozen body, once per epoch for all trials that share it;
-the trained tail, per trial. The steps that are arithmetic have the share that they reach of the rate of a plain
-matrix product of the same precision in the same process.
+work): decoding, once for all epochs; augmentation and the frozen body, once per epoch for all trials that share it,
+in pieces as small as training takes; the trained tail, per trial and in whole batches. The steps that are arithmetic
+have the share that they reach of the rate of a plain matrix product of the same precision in the same process.
 """
 
 import statistics
@@ -22,6 +22,7 @@ from torchvision.models import resnet34
 
 from faces import images, transforms
 from faces.cli import run
+from faces.features import CHUNK
 from faces.machine import hardware, versions
 from faces.model import DTYPES, Body, Tail
 from faces.params import load_params
@@ -39,10 +40,13 @@ def main(precision: Literal["bf16", "fp32"] = "bf16", batch_size: int = 64) -> N
     tail = Tail(network, "layer3", precision).to(device).train()
     optimizer = torch.optim.AdamW(tail.parameters(), lr=1e-4, fused=True)
     rng = np.random.default_rng(0)
+    chunk = CHUNK[device.type]
     noise = rng.integers(0, 256, (batch_size, params.resize, params.resize, 3), dtype=np.uint8)
     pixels = torch.from_numpy(noise).permute(0, 3, 1, 2)  # [N, 3, H, W]
     boxes, flips = transforms.draw(batch_size, params, seed=0, epoch=1)
     cropped = transforms.crop(pixels, boxes, flips, params.crop).to(device)
+    pieces = [slice(start, start + chunk) for start in range(0, batch_size, chunk)]
+    drawn = [(pixels[piece], boxes[piece], flips[piece]) for piece in pieces]
     normalised = transforms.normalise(cropped).to(body.dtype)
     features = body(cropped)
     y_true = torch.arange(batch_size, device=device) % 2
@@ -61,9 +65,9 @@ def main(precision: Literal["bf16", "fp32"] = "bf16", batch_size: int = 64) -> N
             Image.fromarray(picture).save(Path(folder) / path)
         steps: dict[str, Callable[[], object]] = {
             "decode and resize (once)": lambda: images.load(Path(folder), paths, params.resize),
-            "augment": lambda: transforms.crop(pixels, boxes, flips, params.crop),
-            "normalise": lambda: transforms.normalise(cropped).to(body.dtype),
-            "frozen body": lambda: body.layers(normalised),
+            "augment": lambda: [transforms.crop(*piece, params.crop) for piece in drawn],
+            "normalise": lambda: [transforms.normalise(piece).to(body.dtype) for piece in torch.split(cropped, chunk)],
+            "frozen body": lambda: [body.layers(piece) for piece in torch.split(normalised, chunk)],
             "trained tail, forward": loss,
             "trained tail, forward, backward and AdamW": step,
         }

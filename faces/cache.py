@@ -40,6 +40,8 @@ def array(key: str, shape: tuple[int, ...], dtype: torch.dtype, fill: Callable[[
     """
     path = folder("arrays") / f"{key}.bin"
     n = torch.Size(shape).numel()
+    if not n:
+        return torch.empty(shape, dtype=dtype)  # an empty file cannot be mapped
     size = n * torch.empty((), dtype=dtype).element_size()
     if not (path.exists() and path.stat().st_size == size):
         _make_room(path.parent, size)

@@ -38,8 +38,8 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state, whole or not at all."""
         buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(self.path, buffer.getvalue())
+        torch.save(state, buffer)  # not into the file itself: of a full disk, torch would say "unexpected pos"
+        write_atomically(self.path, buffer.getbuffer())
 
     def remove(self) -> None:
         """Forget the state, once the result is written."""

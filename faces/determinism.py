@@ -13,4 +13,6 @@ def enable() -> None:
     import torch
 
     torch.use_deterministic_algorithms(True)
+    # torch would also write NaN into every new tensor first, to betray a read of unwritten memory: 4% of the time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

@@ -16,10 +16,10 @@ from faces import distributed
 from faces.checkpoint import Checkpoint
 from faces.cli import InputError
 from faces.features import FrozenFeatures, Images, Progress
-from faces.model import Tail
+from faces.model import CLASSES, Tail
 from faces.params import Recipe
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = {"cpu": 32, "cuda": 256}  # images; few on a CPU, for the reason of features.CHUNK
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,11 @@ def _largest_batch(model: nn.Module, features: Tensor, device: torch.device) -> 
 def predict(tail: nn.Module, features: Tensor, device: torch.device) -> Tensor:
     """Return the logits float32 [N, 2] of features [N, C, h, w]."""
     tail.eval()
-    return torch.cat([tail(x.to(device)).cpu() for x in torch.split(features, EVALUATION_BATCH)])
+    logits = torch.empty(len(features), CLASSES)  # filled, not collected: many small pieces would scatter in memory
+    size = EVALUATION_BATCH[device.type]
+    for into, x in zip(torch.split(logits, size), torch.split(features, size), strict=True):
+        into.copy_(tail(x.to(device)))
+    return logits
 
 
 def evaluate(tail: nn.Module, features: Tensor, y_true: Tensor, device: torch.device) -> tuple[float, float]:

@@ -71,7 +71,7 @@ def arrange(paths: Iterable[str], origin: str) -> tuple[dict[str, str], list[str
 def content_sha256(root: Path) -> str:
     """Return the pin of the images in `root`/<class>/: 64 hex digits, from the files' bytes as they are now."""
     content = hashlib.sha256()
-    for path in sorted(f"{label}/{file.name}" for label in sorted(LABELS) for file in (root / label).iterdir()):
+    for path in sorted(f"{label}/{file.name}" for label in LABELS for file in (root / label).iterdir()):
         with (root / path).open("rb") as file:
             content.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path}\n".encode())
     return content.hexdigest()

@@ -113,7 +113,7 @@ def normalise(images: Tensor) -> Tensor:
     shift = -torch.tensor(IMAGENET_MEAN, device=images.device) / torch.tensor(IMAGENET_STD, device=images.device)
     # one long row of pixels at a time keeps the inner loop vectorised on CPUs
     rows = images.permute(0, 2, 3, 1).reshape(n, height, width * 3)
-    rows = rows * scale.repeat(width) + shift.repeat(width)
+    rows = (rows * scale.repeat(width)).add_(shift.repeat(width))
     return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 

@@ -172,7 +172,7 @@ def _write_model(path: Path, network: "ResNet") -> None:
 
     buffer = io.BytesIO()
     torch.save({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getbuffer())
 
 
 if __name__ == "__main__":

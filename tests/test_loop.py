@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torchvision.models import resnet34
 
-from faces import determinism, loop
+from faces import determinism, features, loop
 from faces.checkpoint import Checkpoint
 from faces.cli import InputError
 from faces.features import FrozenFeatures, Images
@@ -184,6 +184,28 @@ def test_rows_are_given_in_the_order_asked_for(weights: Path) -> None:
     torch.testing.assert_close(frozen.clean(subset, rows), clean[rows], rtol=0.02, atol=0.02)
     mirrored = frozen.clean(subset, torch.arange(20), mirrored=True)
     assert not torch.equal(mirrored, clean)
+
+
+def test_logits_are_each_images_own_however_many_go_through_at_once(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = Tail(build(weights, seed=1), RECIPE.freeze, "fp32")
+    outputs = torch.randn(20, 512, 2, 2, generator=torch.Generator().manual_seed(0))
+    whole = loop.predict(tail, outputs, CPU)
+    monkeypatch.setattr(loop, "EVALUATION_BATCH", {"cpu": 3})
+    assert whole.shape == (20, 2)
+    assert len({tuple(row) for row in whole.tolist()}) == 20
+    torch.testing.assert_close(loop.predict(tail, outputs, CPU), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_a_last_piece_may_hold_a_single_image_or_none(n: int, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "CHUNK", {"cpu": 4})
+    frozen = FrozenFeatures(build(weights, seed=1), RECIPE, SMALL, 1, CPU)
+    subset = images(20, "train")
+    everything = frozen.train(subset, torch.arange(20), 1, lambda n: None)
+    some = frozen.train(subset, torch.arange(n), 1, lambda n: None)
+    torch.testing.assert_close(some, everything[:n], rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(("fits", "says"), [(4, "batch_size 4 fits"), (0, "not hold even one image")])
