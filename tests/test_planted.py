@@ -47,7 +47,11 @@ BATCH_NORM = (
     "fuse_conv_bn_eval(block.conv2, block.bn2)",
     "nn.Sequential(block.conv2, block.bn2.train())",
 )
-NORMALISATION = ("faces/transforms.py", "rows = (rows * scale.repeat(width)).add_(shift.repeat(width))", "rows = rows / 255")
+NORMALISATION = (
+    "faces/transforms.py",
+    "rows = (rows * scale.repeat(width)).add_(shift.repeat(width))",
+    "rows = rows / 255",
+)
 
 
 def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
