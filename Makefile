@@ -25,7 +25,7 @@ demo: $(READY)  ## the whole pipeline on drawn faces: no account, no network, un
 	python -m ci.demo .demo
 
 repro: $(READY)  ## the whole pipeline on the real images; ARCHIVE=kaggle.zip WEIGHTS=file.pth if Kaggle is out of reach
-	$(if $(ARCHIVE),python -m faces.kaggle_dataset '$(ARCHIVE)')
+	$(if $(ARCHIVE),python -m faces.source.kaggle_dataset '$(ARCHIVE)')
 	$(if $(WEIGHTS),install -D -m 644 '$(WEIGHTS)' downloads/weights.pth)
 	dvc repro
 

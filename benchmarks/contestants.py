@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faces import machine
-from faces.images import list_images
+from faces.images.decode import list_images
 from faces.naming import LABELS
 from faces.params import Recipe, Transforms, on_this_machine
+from faces.training import machine
 
 SEED = 1
 TRAINED = ("layer4", "fc")  # the rest of the network is frozen
@@ -44,11 +44,11 @@ def ours(job: Job, rates: tuple[float, ...] = (1.0,)) -> Result:
     import pandas as pd
     import torch
 
-    from faces import determinism, loop
-    from faces.cache import fingerprint
-    from faces.checkpoint import Checkpoint
-    from faces.features import FrozenFeatures, load_subset
-    from faces.model import Tail, build
+    from faces.training import determinism, loop
+    from faces.training.cache import fingerprint
+    from faces.training.checkpoint import Checkpoint
+    from faces.training.features import FrozenFeatures, load_subset
+    from faces.training.model import Tail, build
 
     determinism.enable()
     device = _device()
@@ -109,8 +109,8 @@ def torchvision_loop(job: Job) -> Result:
     from torchvision import transforms as T
     from torchvision.datasets import ImageFolder
 
-    from faces.model import build
-    from faces.transforms import IMAGENET_MEAN, IMAGENET_STD
+    from faces.training.model import build
+    from faces.training.transforms import IMAGENET_MEAN, IMAGENET_STD
 
     device, t = _device(), job.transforms
     started = _now()
@@ -149,7 +149,7 @@ def timm_loop(job: Job) -> Result:
     import timm.optim
     from torchvision import transforms as T
 
-    from faces.model import build
+    from faces.training.model import build
 
     device, t = _device(), job.transforms
     started = _now()
@@ -196,7 +196,7 @@ def fastai_learner(job: Job) -> Result:
     from torch import nn
     from torchvision.models import resnet34
 
-    from faces.model import build
+    from faces.training.model import build
 
     class Clock(fv.Callback):  # type: ignore[misc, name-defined]
         laps: Laps = []  # noqa: RUF012
@@ -339,7 +339,7 @@ def _result(
 
 def _trained(job: Job, network: Any) -> int:
     """Return how many weights and batch norm statistics are no longer what they were when training began."""
-    from faces.model import build
+    from faces.training.model import build
 
     before, after = (
         [value.cpu() for value in model.state_dict().values() if value.is_floating_point()]
@@ -353,7 +353,7 @@ def matrix_rates(job: Job) -> Result:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from faces.model import Body, Tail, build
+    from faces.training.model import Body, Tail, build
 
     device = _device()
     dtypes = {"fp32": torch.float32}

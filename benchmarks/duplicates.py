@@ -15,7 +15,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from faces.duplicates import feature_pairs, hash_pairs
+from faces.images.duplicates import feature_pairs, hash_pairs
 
 SIZES = (3_000, 30_000, 300_000)
 PLANTED = 0.02  # share of the images that are a near duplicate of another

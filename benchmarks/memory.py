@@ -56,11 +56,11 @@ def measure(n: int) -> None:
     from torch import nn
     from torchvision.models import resnet34
 
-    from faces import loop
-    from faces.checkpoint import Checkpoint
-    from faces.features import FrozenFeatures, load_subset
-    from faces.model import Tail
     from faces.params import Recipe, Transforms
+    from faces.training import loop
+    from faces.training.checkpoint import Checkpoint
+    from faces.training.features import FrozenFeatures, load_subset
+    from faces.training.model import Tail
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

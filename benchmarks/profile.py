@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet34
 
-from faces import images, transforms
 from faces.cli import run
-from faces.features import CHUNK
-from faces.machine import hardware, versions
-from faces.model import DTYPES, Body, Tail
+from faces.images import decode as images
 from faces.params import load_params
+from faces.training import transforms
+from faces.training.features import CHUNK
+from faces.training.machine import hardware, versions
+from faces.training.model import DTYPES, Body, Tail
 
 SIDE = 2048  # of the square matrices
 REPEATS = 5

@@ -36,12 +36,12 @@ import numpy as np
 import typer
 
 from benchmarks.contestants import CONTESTANTS, SEED, SIDE, Job, Result, matrix_rates, random_weights
-from faces import images as files
-from faces import machine
 from faces.cli import InputError, run
 from faces.files import write_json
+from faces.images import decode as files
 from faces.naming import LABELS
 from faces.params import load_params
+from faces.training import machine
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # which all contestants read
 OURS = ("ours", "ours, three trials")

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import pandas as pd
 import typer
 
-from faces import metrics, statistics
 from faces.cli import InputError
+from faces.evidence import metrics, statistics
 from faces.files import write_atomically, write_json
 from faces.params import Gate, load_params
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from faces.cli import run
-from faces.report import read_evidence, readme
+from faces.pages.report import read_evidence, readme
 
 
 def main(readme_file: Path, metrics_dir: Path) -> None:
-    """Rewrite the block between the marks of `faces.report.README_MARKS`; the rest stays as it is."""
+    """Rewrite the block between the marks of `faces.pages.report.README_MARKS`; the rest stays as it is."""
     text = readme(readme_file.read_text(encoding="utf-8"), read_evidence(metrics_dir))
     readme_file.write_text(text, encoding="utf-8", newline="\n")
 

@@ -20,10 +20,10 @@ from torchvision.models import ResNet
 
 from faces.cli import InputError, run
 from faces.files import file_sha256, write_atomically
-from faces.model import load_model
 from faces.params import Transforms
 from faces.predict import NOTICE
-from faces.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from faces.training.model import load_model
+from faces.training.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
 
 TOLERANCE = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch (float32) that is accepted
 OPSET = 18

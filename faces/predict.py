@@ -24,9 +24,9 @@ import numpy as np
 import typer
 
 from faces.cli import InputError, run
+from faces.evidence.metrics import read_document
 from faces.files import file_sha256, write_atomically
-from faces.images import UnreadableError, quiet, read, to_array
-from faces.metrics import read_document
+from faces.images.decode import UnreadableError, quiet, read, to_array
 from faces.naming import LABELS, SUFFIXES, like_image
 from faces.params import Recipe, Transforms, load_params
 
@@ -53,7 +53,7 @@ class Predictor:
         """Read model.pt and run.json of `folder`, and the operating point of `metrics`, which must be its own."""
         import torch
 
-        from faces.model import Body, Tail, load_model
+        from faces.training.model import Body, Tail, load_model
 
         facts = _read_facts(folder)
         self.sha256 = file_sha256(folder / "model.pt")
@@ -74,7 +74,7 @@ class Predictor:
         """Return the probability of Down syndrome of images uint8 [N, 3, resize, resize]."""
         import torch
 
-        from faces.transforms import crop, whole
+        from faces.training.transforms import crop, whole
 
         views = []
         for mirrored in self.transforms.evaluation_views:

@@ -15,8 +15,8 @@ import pandas as pd
 import typer
 
 from faces.cli import InputError, run
-from faces.metrics import TITLES, parse_document, read_document
-from faces.statistics import spread
+from faces.evidence.metrics import TITLES, parse_document, read_document
+from faces.evidence.statistics import spread
 
 TRIALS = "metrics/trials"
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from faces.cli import InputError, run
-from faces.comparison import interval_text
+from faces.evidence.comparison import interval_text
+from faces.evidence.statistics import wilson
 from faces.params import Params, load_params
-from faces.statistics import wilson
 
 STAGE = "trial@improved"
 FACTS = "models/improved/run.json"

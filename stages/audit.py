@@ -14,9 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faces import duplicates, images
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
+from faces.images import decode as images
+from faces.images import duplicates
 from faces.naming import LABELS
 from faces.params import Params, load_params
 
@@ -43,7 +44,7 @@ def main(
     for chunk_rows, pixels in _survey(data, paths, params):
         rows += chunk_rows
         if params.weights.source != "random":  # features of random weights mean nothing
-            from faces.model import embed
+            from faces.training.model import embed
 
             features.append(embed(weights, pixels))
     table = pd.DataFrame(rows)
@@ -277,7 +278,7 @@ def _cell(fact: Any) -> str:
 def _plot_balance(sheet: dict[str, Any], out_csv: Path, out_png: Path) -> None:
     from matplotlib.figure import Figure
 
-    from faces import plots
+    from faces.pages import plots
 
     counts = {label: facts["readable"] for label, facts in sheet["classes"].items()}
     table = pd.DataFrame({"label": list(counts), "images": list(counts.values())})

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from faces.cli import run
-from faces.comparison import compare, markdown, table
+from faces.evidence.comparison import compare, markdown, table
+from faces.evidence.metrics import read_document, read_predictions
+from faces.evidence.paper import load_paper
 from faces.files import write_atomically, write_json
-from faces.metrics import read_document, read_predictions
-from faces.paper import load_paper
 from faces.params import load_params
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from faces.cli import run
-from faces.consistency import check, markdown
+from faces.evidence.consistency import check, markdown
+from faces.evidence.paper import load_paper
 from faces.files import write_atomically, write_json
-from faces.paper import load_paper
 
 
 def main(paper: Path, report: Path, page: Path) -> None:

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from faces import kaggle_dataset, manifest
-from faces.archive import Archive, DamagedArchiveError, Folder, Limits, Source
 from faces.cli import InputError, run
 from faces.naming import LABELS
 from faces.params import Data, load_params
+from faces.source import kaggle_dataset, manifest
+from faces.source.archive import Archive, DamagedArchiveError, Folder, Limits, Source
 
 SYNCS = 16  # at once: file systems write the journal once for all of them (on a busy disk 2 s, not 30)
 
@@ -58,7 +58,7 @@ def from_kaggle(data: Data, target: Path) -> None:
 
 def from_sample(data: Data, images_per_class: int, target: Path, drawn: Path) -> None:
     """Fill `target` with drawn faces."""
-    from faces import sample
+    from faces.source import sample
 
     print("source   sample: drawn faces, not the paper's data")
     sample.draw(drawn, images_per_class)

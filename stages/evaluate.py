@@ -27,10 +27,11 @@ def main(
     import pandas as pd
     import torch
 
-    from faces import determinism, metrics
-    from faces.features import FrozenFeatures, load_subset
-    from faces.loop import predict
-    from faces.model import Tail, load_model
+    from faces.evidence import metrics
+    from faces.training import determinism
+    from faces.training.features import FrozenFeatures, load_subset
+    from faces.training.loop import predict
+    from faces.training.model import Tail, load_model
 
     determinism.enable()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

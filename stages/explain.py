@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "faces/pages/templates"
 
 
 def main(
@@ -43,10 +43,12 @@ def main(
 
     import torch
 
-    from faces import determinism, explain, plots
-    from faces.images import load
-    from faces.model import load_model
-    from faces.transforms import center
+    from faces.evidence import explain
+    from faces.images.decode import load
+    from faces.pages import plots
+    from faces.training import determinism
+    from faces.training.model import load_model
+    from faces.training.transforms import center
 
     determinism.enable()
     y_true = test["y_true"].to_numpy()
@@ -93,7 +95,7 @@ def main(
 def _occlusion(
     network: "nn.Module", images: "Tensor", y_true: npt.NDArray[np.int64], views: tuple[bool, ...], confidence: float
 ) -> dict[str, dict[str, Any]]:
-    from faces import explain
+    from faces.evidence import explain
 
     seen: dict[str, explain.Hidden] = {
         "whole_picture": "nothing",
@@ -109,9 +111,9 @@ def _occlusion(
 def _beside(model: Path, data: Path, test: pd.DataFrame, device: "torch.device", confidence: float) -> dict[str, Any]:
     import torch
 
-    from faces.images import load
-    from faces.model import load_model
-    from faces.transforms import center
+    from faces.images.decode import load
+    from faces.training.model import load_model
+    from faces.training.transforms import center
 
     facts = json.loads((model / "run.json").read_text(encoding="utf-8"))
     transforms = Transforms.model_validate(facts["transforms"])
@@ -127,7 +129,7 @@ def _beside(model: Path, data: Path, test: pd.DataFrame, device: "torch.device",
 
 
 def _accuracy(y_true: npt.NDArray[np.int64], y_pred: npt.NDArray[np.int64], confidence: float) -> dict[str, Any]:
-    from faces.statistics import wilson
+    from faces.evidence.statistics import wilson
 
     right, n = int((y_true == y_pred).sum()), len(y_true)
     low, high = wilson(right, n, confidence)
@@ -155,8 +157,8 @@ def write_gallery(
     import jinja2
     from PIL import Image
 
-    from faces.explain import overlay
-    from faces.plots import run_name
+    from faces.evidence.explain import overlay
+    from faces.pages.plots import run_name
 
     y_score = 1 / (1 + np.exp(logits[:, 0].astype(np.float64) - logits[:, 1]))
     rows = []

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from faces import plots
 from faces.cli import run
-from faces.metrics import read_document
+from faces.evidence.metrics import read_document
+from faces.pages import plots
 from faces.params import load_params
 
 

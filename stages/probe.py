@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from faces import probes
 from faces.cli import InputError, run
+from faces.evidence import probes
+from faces.evidence.metrics import read_predictions
+from faces.evidence.statistics import wilson
 from faces.files import write_atomically, write_json
-from faces.metrics import read_predictions
 from faces.params import load_params
-from faces.statistics import wilson
 
 OF_EVERYTHING = (probes.ALL, "random forest")
 WHERE = ("where_probe_is_right", "where_probe_is_wrong")

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from faces.cli import run
+from faces.evidence.metrics import read_document, read_predictions
+from faces.evidence.repeats import markdown, summarise
 from faces.files import write_atomically, write_json
-from faces.metrics import read_document, read_predictions
 from faces.params import load_params
-from faces.repeats import markdown, summarise
 
 
 def main(metrics: Path, predictions: Path, out_json: Path, out_markdown: Path) -> None:

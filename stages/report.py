@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from faces import report
 from faces.cli import run
 from faces.files import write_atomically, write_json
+from faces.pages import report
 from faces.params import load_params
 
 

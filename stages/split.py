@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from faces import splits
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
+from faces.images import splits
 from faces.params import Split, load_params
 
 LEAKY_SPLITS = 20

@@ -16,7 +16,7 @@ from faces.params import load_params
 if TYPE_CHECKING:
     from torchvision.models import ResNet
 
-    from faces.loop import Epoch
+    from faces.training.loop import Epoch
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
@@ -39,11 +39,11 @@ def main(
     import torch
     from tqdm import tqdm
 
-    from faces import determinism, distributed, loop, machine
-    from faces.cache import fingerprint
-    from faces.checkpoint import Checkpoint
-    from faces.features import FrozenFeatures, load_subset
-    from faces.model import Tail, build
+    from faces.training import determinism, distributed, loop, machine
+    from faces.training.cache import fingerprint
+    from faces.training.checkpoint import Checkpoint
+    from faces.training.features import FrozenFeatures, load_subset
+    from faces.training.model import Tail, build
 
     determinism.enable()
     table = pd.read_csv(splits)

@@ -16,7 +16,7 @@ def main(out_weights: Path, out_facts: Path) -> None:
     """Write the weights file and what is known of it."""
     params = load_params()
 
-    from faces.model import known_as, read_state_dict
+    from faces.training.model import known_as, read_state_dict
 
     if params.weights.source == "random":
         content, known = _random(params.seed), "random weights, for the sample"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ci.demo import overlay
-from faces import sample
+from faces.source import sample
 
 READ_ONLY_PARAMETERS = {"faces/cli.py", "faces/params.py"}  # they read what DVC tracks by value
 

@@ -18,10 +18,10 @@ from torchvision.models import resnet34
 
 from benchmarks import contestants, training
 from benchmarks.contestants import CONTESTANTS, Job, Result
-from faces import sample
 from faces.cli import InputError
-from faces.model import Body
 from faces.params import Recipe, Transforms
+from faces.source import sample
+from faces.training.model import Body
 
 REPOSITORY = Path(__file__).parents[1]
 COUNTS = {"train": 8, "validation": 4, "test": 4}

@@ -14,7 +14,7 @@ from faces import export
 from faces.cli import InputError
 from faces.files import file_sha256
 from faces.params import load_params
-from faces.transforms import center, normalise
+from faces.training.transforms import center, normalise
 
 REPOSITORY = Path(__file__).parents[1]
 SIZE = 64

@@ -22,7 +22,8 @@ import pytest
 import yaml
 
 from ci import demo, soak
-from faces import cli, sample
+from faces import cli
+from faces.source import sample
 
 OUTPUTS = ("model.pt", "history.csv", "run.json")
 SMALL = demo.overlay(
@@ -210,7 +211,7 @@ def test_a_read_only_cache(project: Path, read_only_disk: Path, monkeypatch: pyt
 
 
 def test_ctrl_c_and_a_clock_that_jumps(base: Path, project: Path) -> None:
-    from faces import loop
+    from faces.training import loop
     from stages import train
 
     def interrupt(*arguments: Any) -> None:

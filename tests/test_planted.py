@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from ci.demo import SAMPLE, overlay
-from faces.images import list_images
-from faces.sample import draw
+from faces.images.decode import list_images
+from faces.source.sample import draw
 
 REPOSITORY = Path(__file__).parents[1]
 PER_CLASS = 80
@@ -37,18 +37,22 @@ evaluate.main(Path("data"), Path("splits.csv"), model,
               Path("predictions/active.csv"), Path("metrics/active.json"), Path("plots/active"))
 """
 AUGMENTATION = (
-    "faces/transforms.py",
+    "faces/training/transforms.py",
     "np.stack([left, upper, left + width, upper + height], axis=1)",
     "np.stack([left, upper, left + 1, upper + 1], axis=1)",
 )
-LABELS = ("faces/features.py", 'rows["y_true"].to_numpy(dtype=np.int64, copy=True)', '1 - rows["y_true"].to_numpy()')
+LABELS = (
+    "faces/training/features.py",
+    'rows["y_true"].to_numpy(dtype=np.int64, copy=True)',
+    '1 - rows["y_true"].to_numpy()',
+)
 BATCH_NORM = (
-    "faces/model.py",
+    "faces/training/model.py",
     "fuse_conv_bn_eval(block.conv2, block.bn2)",
     "nn.Sequential(block.conv2, block.bn2.train())",
 )
 NORMALISATION = (
-    "faces/transforms.py",
+    "faces/training/transforms.py",
     "rows = (rows * scale.repeat(width)).add_(shift.repeat(width))",
     "rows = rows / 255",
 )
@@ -80,9 +84,9 @@ def test_unit_tests_catch(code: Path) -> None:
     for mistake in (AUGMENTATION, NORMALISATION, BATCH_NORM):
         plant(code, *mistake)
     tests = [
-        "tests/test_transforms.py::test_boxes_follow_torchvisions_distribution",
-        "tests/test_transforms.py::test_normalise_in_any_memory_order",
-        "tests/test_model.py::test_body_and_tail_make_the_whole_network",
+        "tests/training/test_transforms.py::test_boxes_follow_torchvisions_distribution",
+        "tests/training/test_transforms.py::test_normalise_in_any_memory_order",
+        "tests/training/test_model.py::test_body_and_tail_make_the_whole_network",
     ]
     done = run(code, sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", *tests)
     assert done.returncode == 1, done.stdout  # 1: tests ran and failed; anything else is another fault

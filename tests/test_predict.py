@@ -14,14 +14,15 @@ import torch
 import typer
 from torchvision.models import resnet34
 
-from faces import images, predict
+from faces import predict
 from faces.cli import InputError
-from faces.features import FrozenFeatures, Images
 from faces.files import file_sha256
-from faces.loop import predict as evaluate
-from faces.model import Tail, load_model
+from faces.images import decode as images
 from faces.params import Recipe, load_params
-from faces.sample import draw
+from faces.source.sample import draw
+from faces.training.features import FrozenFeatures, Images
+from faces.training.loop import predict as evaluate
+from faces.training.model import Tail, load_model
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPE = {

@@ -1,0 +1,138 @@
+"""Shortcut probes: how well simple models tell the classes apart from what is not the face.
+
+What they get right, a network may get right the same way. Each probe sees some numbers of an image:
+its file's size and format, its mean colour, how sharp it is, its border, or its corners.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from faces.cli import InputError
+from faces.images import decode as images
+
+Array = NDArray[np.float64]
+THUMBNAIL = 16  # pixels a side; the outermost ring is the border, a quarter of each side makes a corner
+SEES = {
+    "file": "bytes of the file, its format and colour mode",
+    "colour": "mean red, green and blue",
+    "blur": "variance of the Laplacian",
+    "border": "a ring of 1/16 of each side, as 60 averaged colours",
+    "corners": "four corners of 1/4 of each side, as 64 averaged colours; the rest masked",
+}
+ALL = "all together"
+MODELS = ("logistic regression", "random forest")
+TREES = 300
+
+
+def describe(root: Path, table: pd.DataFrame) -> dict[str, Array]:
+    """Return each probe's view of N images, float64 [N, numbers], and that of all together.
+
+    table: columns path, format, mode, width, height, bytes, as the audit writes them.
+    """
+    with images.quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        seen = np.stack(list(pool.map(lambda path: _pixels(root / path), table.path)))
+    kinds = pd.get_dummies(table["format"] + " " + table["mode"]).to_numpy(float)
+    per_pixel = np.log(table.bytes / (table.width * table.height)).to_numpy(float)
+    ring, corners = _masks()
+    thumbnails = seen[:, 4:].reshape(len(seen), THUMBNAIL, THUMBNAIL, 3)
+    views = {
+        "file": np.column_stack([np.log(table.bytes.to_numpy(float)), per_pixel, kinds]),
+        "colour": seen[:, :3],
+        "blur": seen[:, 3:4],
+        "border": thumbnails[:, ring].reshape(len(seen), -1),
+        "corners": thumbnails[:, corners].reshape(len(seen), -1),
+    }
+    return views | {ALL: np.concatenate(list(views.values()), axis=1)}
+
+
+def _pixels(path: Path) -> Array:
+    """Return mean red, green, blue, the log of the Laplacian's variance, and a thumbnail's colours: [4 + 768]."""
+    from scipy.ndimage import laplace
+
+    try:
+        _, image = images.read(path, max_pixels=2**62)
+    except images.UnreadableError as error:
+        raise InputError(f"{path}: {error.reason}; run the audit again") from None
+    colour = np.asarray(image, np.float64).mean(axis=(0, 1))
+    sharpness = np.log1p(laplace(np.asarray(image.convert("L"), np.float64)).var())
+    thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.concatenate([colour, [sharpness], np.asarray(thumbnail, np.float64).ravel()])
+
+
+def _masks() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which pixels of a thumbnail are border, and which are corner."""
+    ring = np.ones((THUMBNAIL, THUMBNAIL), bool)
+    ring[1:-1, 1:-1] = False
+    side = np.zeros(THUMBNAIL, bool)
+    side[: THUMBNAIL // 4] = side[-(THUMBNAIL // 4) :] = True
+    return ring, np.outer(side, side)
+
+
+def folds(y_true: NDArray[np.int64], groups: Sequence[str], k: int, seed: int) -> NDArray[np.int64]:
+    """Return each image's fold (0 ... k-1): stratified, groups of duplicates whole."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    smallest = int(np.bincount(y_true, minlength=2).min())
+    if smallest < k:
+        raise InputError(f"probe.folds is {k}, but the smaller class has {smallest} images; lower it")
+    fold = np.empty(len(y_true), np.int64)
+    splitter = StratifiedGroupKFold(k, shuffle=True, random_state=seed)
+    for number, (_, held_out) in enumerate(splitter.split(y_true, y_true, groups)):
+        fold[held_out] = number
+    return fold
+
+
+def out_of_fold(view: Array, y_true: NDArray[np.int64], fold: NDArray[np.int64], model: str, seed: int) -> Array:
+    """Return each image's probability of Down syndrome from a model that did not see its fold: [N]."""
+    y_score = np.empty(len(y_true))
+    for number in np.unique(fold):
+        held_out = fold == number
+        classifier = _classifier(model, seed).fit(view[~held_out], y_true[~held_out])
+        y_score[held_out] = classifier.predict_proba(view[held_out])[:, 1]
+    rounded: Array = y_score.round(6)
+    return rounded
+
+
+def _classifier(model: str, seed: int) -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if model == "logistic regression":
+        return make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    return RandomForestClassifier(TREES, min_samples_leaf=3, random_state=seed)
+
+
+def accuracies(
+    right: NDArray[np.bool_], groups: Sequence[str], confidence: float, resamples: int, seed: int
+) -> list[Mapping[str, float]]:
+    """Return accuracy and its interval of M models whose answers to N images are right or not: [N, M].
+
+    BCa bootstrap of whole groups, since duplicates are right or wrong together. The models stay as they were
+    fitted: what another training set would have changed is not in the interval.
+    """
+    from faces.evidence.statistics import bootstrap
+
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    sizes = np.bincount(group).astype(float)
+    hits = np.stack([np.bincount(group, weights=column) for column in right.T], axis=1)  # [groups, M]
+
+    def accuracy(weights: Array) -> Array:
+        share: Array = (weights @ hits) / (weights @ sizes)[:, None]
+        return share
+
+    low, high = bootstrap(accuracy, np.zeros(len(sizes), np.int64), confidence, resamples, seed)
+    values = right.mean(axis=0)
+    return [
+        {"value": round(float(v), 4), "low": round(float(a), 4), "high": round(float(b), 4), "n": len(right)}
+        for v, a, b in zip(values, low, high, strict=True)
+    ]

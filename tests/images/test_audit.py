@@ -1,0 +1,254 @@
+"""The audit: duplicates against slow oracles, and the stage on small folders of images made here."""
+
+import json
+import shutil
+import sys
+from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from faces.cli import InputError
+from faces.images import duplicates
+from stages import audit
+
+ROOT = Path(__file__).parents[2]
+OUTPUTS = ("images.csv", "data.json", "data.md", "class_balance.csv", "class_balance.png")
+
+
+# Duplicates
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def linked(n: int, pairs: Any) -> list[int]:
+    """Return each item's smallest partner, direct or not, by walking; the slow oracle of `components`."""
+    smallest = list(range(n))
+    for _ in range(n):
+        for a, b in pairs:
+            smallest[a] = smallest[b] = min(smallest[a], smallest[b])
+    return smallest
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    base=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5),
+    changes=st.lists(st.tuples(st.integers(0, 4), st.sets(st.integers(0, 63), max_size=18)), max_size=25),
+    distance=st.integers(0, 16),
+)
+def test_hash_pairs_are_exact(base: list[int], changes: list[tuple[int, set[int]]], distance: int) -> None:
+    values = base + [base[i % len(base)] ^ sum(1 << bit for bit in bits) for i, bits in changes]
+    hashes = np.array(values, np.uint64)
+    near = [(a, b) for a, b in combinations(range(len(values)), 2) if (values[a] ^ values[b]).bit_count() <= distance]
+    found = duplicates.hash_pairs(hashes, distance)
+    assert {tuple(pair) for pair in found.tolist()} <= set(near)
+    assert duplicates.components(len(values), found).tolist() == linked(len(values), near)
+
+
+def test_equal_hashes_make_a_chain_not_all_pairs() -> None:
+    assert len(duplicates.hash_pairs(np.full(500, 7, np.uint64), 4)) == 499
+
+
+def test_feature_pairs_are_exact_for_small_sets() -> None:
+    rng = np.random.default_rng(0)
+    features = unit(np.repeat(rng.normal(size=(60, 32)), 4, axis=0) + 0.25 * rng.normal(size=(240, 32)))
+    distances = 1 - features.astype(float) @ features.T.astype(float)
+    expected = [(a, b) for a, b in combinations(range(240), 2) if distances[a, b] <= 0.05]
+    assert 30 < len(expected) < 360
+    assert duplicates.feature_pairs(features, 0.05).tolist() == [list(pair) for pair in expected]
+
+
+def test_feature_pairs_of_a_large_set_miss_next_to_none() -> None:
+    rng = np.random.default_rng(0)
+    originals = rng.normal(size=(11_000, 16))
+    features = unit(np.concatenate([originals, originals[:500] + 0.05 * rng.normal(size=(500, 16))]))
+    found = {tuple(pair) for pair in duplicates.feature_pairs(features, 0.01).tolist()}
+    assert sum((number, 11_000 + number) in found for number in range(500)) >= 495
+
+
+def test_feature_pairs_do_not_depend_on_the_number_of_threads() -> None:
+    import faiss
+
+    features = unit(np.random.default_rng(0).normal(size=(11_000, 8)))
+    threads = faiss.omp_get_max_threads()
+    answers = []
+    for number in (1, 4):
+        faiss.omp_set_num_threads(number)
+        answers.append(duplicates.feature_pairs(features, 0.02).tolist())
+    faiss.omp_set_num_threads(threads)
+    assert answers[0] == answers[1]
+    assert answers[0]
+
+
+def test_a_useless_threshold_is_refused() -> None:
+    features = unit(np.random.default_rng(0).normal(size=(300, 4)) + 5)
+    with pytest.raises(InputError, match=r"audit\.feature_distance makes near duplicates of more than"):
+        duplicates.feature_pairs(features, 1)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))
+def test_components_are_named_after_their_smallest_member(case: tuple[int, list[tuple[int, int]]]) -> None:
+    n, pairs = case
+    array = np.array(pairs, np.int64).reshape(-1, 2)
+    assert duplicates.components(n, array).tolist() == linked(n, pairs)
+
+
+# The stage
+
+
+def drawing(seed: int, size: int = 64) -> Image.Image:
+    """Return soft blobs: like a photograph, few of the 64 bits of the hash hang on the noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for y_true, label in enumerate(("healthy", "down_syndrome")):
+        (root / label).mkdir(parents=True)
+        for number in range(6):
+            drawing(100 * y_true + number).save(root / label / f"{number}.png")
+    return root
+
+
+def run_audit(folder: Path, data: Path, **audit_params: Any) -> tuple[pd.DataFrame, dict[str, Any], str]:
+    """Run the stage in `folder` with random weights, unless `weights` says otherwise."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"]["source"] = audit_params.pop("source", "sample")
+    params["weights"]["source"] = audit_params.pop("weights", "random")
+    params["audit"].update(audit_params)
+    folder.mkdir(exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        audit.main(data, folder / "weights.pth", *(folder / "out" / name for name in OUTPUTS))
+    table = pd.read_csv(folder / "out" / "images.csv", keep_default_na=False)
+    return table, json.loads((folder / "out/data.json").read_text()), (folder / "out/data.md").read_text()
+
+
+def test_the_table_has_one_sorted_row_for_each_image(tmp_path: Path, data: Path) -> None:
+    table, sheet, _ = run_audit(tmp_path, data)
+    assert list(table.columns) == [
+        *("path", "label", "y_true", "format", "mode", "width", "height", "bytes"),
+        *("readable", "reason", "pixels_sha256", "hash", "group"),
+    ]
+    assert list(table.path) == sorted(table.path)
+    assert (table.y_true == (table.label == "down_syndrome")).all()
+    assert (table.bytes == [(data / path).stat().st_size for path in table.path]).all()
+    assert (table.group == table.path).all()
+    assert sheet["classes"]["healthy"]["sizes"] == {"64x64": 6}
+    assert sheet["duplicates"]["groups"] == 0
+
+
+def test_duplicates_are_found_by_pixels_and_by_hash(tmp_path: Path, data: Path) -> None:
+    with Image.open(data / "healthy/1.png") as image:
+        image.save(data / "healthy/same.bmp")  # other bytes, same pixels
+        image.resize((80, 80)).save(data / "healthy/near.jpg", quality=60)
+    table, sheet, page = run_audit(tmp_path, data)
+    group = table[table.group == "healthy/1.png"]
+    assert set(group.path) == {"healthy/1.png", "healthy/same.bmp", "healthy/near.jpg"}
+    assert sheet["duplicates"]["pairs"] == {
+        **{"same_pixels": 1, "near_by_hash": 1},
+        **{"near_by_features": 0, "near_by_both": 0},
+    }
+    assert list(sheet["duplicates"]["by_group"]) == ["healthy/1.png"]
+    assert sheet["duplicates"]["thresholds"]["feature_distance"] is None
+    assert "features not compared: the network's weights are random" in page
+
+
+def test_pixels_are_compared_with_their_shape(tmp_path: Path, data: Path) -> None:
+    for name, size in (("wide", (20, 5)), ("tall", (5, 20))):
+        Image.new("RGB", size, "red").save(data / f"healthy/{name}.png")
+    table, _, _ = run_audit(tmp_path, data)
+    assert table.set_index("path").pixels_sha256[["healthy/wide.png", "healthy/tall.png"]].nunique() == 2
+
+
+def test_pairs_across_the_classes_are_flagged(tmp_path: Path, data: Path) -> None:
+    shutil.copy(data / "healthy/0.png", data / "down_syndrome/9.png")
+    table, sheet, page = run_audit(tmp_path, data)
+    [pair] = sheet["duplicates"]["cross_class_pairs"]
+    assert (pair["a"], pair["b"], pair["same_pixels"]) == ("down_syndrome/9.png", "healthy/0.png", True)
+    assert table.set_index("path").group["healthy/0.png"] == "down_syndrome/9.png"
+    assert "Pairs across the classes: 1." in page
+
+
+def test_features_find_what_the_hash_does_not(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def embed(weights: Path, images: np.ndarray) -> np.ndarray:
+        assert images.dtype == np.uint8
+        assert images.shape[1:] == (3, 224, 224)
+        seen.append(len(images))
+        features = np.eye(16, 512, dtype=np.float32)[sum(seen[:-1]) : sum(seen)]
+        if sum(seen) == 12:  # the last image looks like the one before it
+            features[-1] = unit(features[-2:-1] + 0.2 * features[-1:])
+        return features
+
+    monkeypatch.setitem(sys.modules, "faces.training.model", SimpleNamespace(embed=embed))
+    monkeypatch.setattr(audit, "CHUNK", 5)
+    table, sheet, _ = run_audit(tmp_path, data, weights="imagenet", feature_distance=0.02)
+    assert seen == [5, 5, 2]
+    assert list(table.group[-2:]) == ["healthy/4.png", "healthy/4.png"]
+    [pair] = sheet["duplicates"]["by_group"]["healthy/4.png"]["pairs"]
+    assert pair["feature_distance"] == pytest.approx(1 - 1 / np.sqrt(1.04), abs=1e-4)
+    assert sheet["duplicates"]["pairs"]["near_by_features"] == 1
+
+
+def test_unreadable_images_are_listed_up_to_a_limit(tmp_path: Path, data: Path) -> None:
+    (data / "healthy/bad.jpg").write_bytes(b"")
+    (data / "healthy/big.png").write_bytes((data / "healthy/0.png").read_bytes())
+    Image.new("RGB", (100, 100)).save(data / "healthy/big.png")
+    with pytest.raises(InputError, match=r"2 unreadable images, .*allows 1: healthy/bad\.jpg \(empty file\), .*big"):
+        run_audit(tmp_path, data, max_unreadable=1, max_pixels=5000)
+    assert not (tmp_path / "out").exists()
+    table, sheet, page = run_audit(tmp_path, data, max_unreadable=2, max_pixels=5000)
+    bad = table[table.readable == 0].set_index("path")
+    assert list(bad.group) == list(bad.index) == ["healthy/bad.jpg", "healthy/big.png"]
+    assert bad.width["healthy/big.png"] == 100
+    assert sheet["unreadable"][0] == {"path": "healthy/bad.jpg", "reason": "empty file"}
+    assert "`healthy/bad.jpg`: empty file" in page
+
+
+def test_a_class_without_a_readable_image_is_one_line(tmp_path: Path, data: Path) -> None:
+    for path in (data / "healthy").iterdir():
+        path.write_bytes(b"x")
+    with pytest.raises(InputError, match="class healthy: none of its 6 images can be read"):
+        run_audit(tmp_path, data, max_unreadable=6)
+
+
+def test_flat_tiny_and_single_images_pass(tmp_path: Path) -> None:
+    for label, colour in (("healthy", "red"), ("down_syndrome", "blue")):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.new("RGB", (1, 1), colour).save(tmp_path / "data" / label / "a.png")
+    table, _, _ = run_audit(tmp_path, tmp_path / "data")
+    assert table.readable.all()
+
+
+def test_two_runs_write_the_same_bytes_whatever_the_chunks(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_audit(tmp_path / "one", data)
+    monkeypatch.setattr(audit, "CHUNK", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    run_audit(tmp_path / "two", data)
+    for name in OUTPUTS:
+        assert (tmp_path / "one/out" / name).read_bytes() == (tmp_path / "two/out" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("source", "said"), [("sample", True), ("kaggle", False)])
+def test_the_sample_is_called_a_sample(tmp_path: Path, data: Path, source: str, said: bool) -> None:
+    _, sheet, page = run_audit(tmp_path, data, source=source)
+    assert sheet["source"] == source
+    assert ("sample" in page) is said

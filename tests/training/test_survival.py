@@ -1,0 +1,112 @@
+"""Training killed at random moments ends with the same bytes as training left alone."""
+
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from pipeline import training_inputs
+
+from ci import demo
+
+KILLS = 20
+OUTPUTS = ("model.pt", "history.csv", "run.json")
+PARAMS = demo.overlay(
+    demo.SAMPLE,
+    {"transforms": {"resize": 32, "crop": 32}, "fit": {"freeze": "layer4", "max_epochs": 12, "patience": 12}},
+)
+
+spawning = multiprocessing.get_context("forkserver")  # children start with the imports done: kills hit the work
+
+
+def train(project: Path) -> None:
+    os.chdir(project)
+    os.environ["FACES_CACHE"] = str(project / "cache")
+    sys.stdout = sys.stderr = (project / "log").open("a", encoding="utf-8")
+    from stages.train import main
+
+    main(*map(Path, ("data", "splits.csv", "weights.pth", "facts.json")), "trials.trial1", Path("out"))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    training_inputs(root, PARAMS, per_class=10, train=7)
+    spawning.set_forkserver_preload(["torch", "pandas", "torchvision", "stages.train", "faces.training.loop", "tqdm"])
+    return root
+
+
+def finish(project: Path) -> float:
+    started = time.monotonic()
+    process = spawning.Process(target=train, args=(project,))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == 0, (project / "log").read_text(encoding="utf-8")[-2000:]
+    return time.monotonic() - started
+
+
+def digests(project: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((project / "out" / name).read_bytes()).hexdigest() for name in OUTPUTS}
+
+
+def forget(project: Path) -> None:
+    for name in ("out", "cache"):
+        shutil.rmtree(project / name, ignore_errors=True)
+
+
+def test_twenty_kills_change_nothing(project: Path) -> None:
+    finish(project)  # the first start pays for the imports
+    expected = digests(project)
+    forget(project)
+    seconds = finish(project)
+    assert digests(project) == expected
+
+    forget(project)
+    rng = random.Random(1)
+    kills = runs = resumed = 0
+    while kills < KILLS or runs == 0:
+        resumed += any((project / "cache" / "checkpoints").glob("*.pt"))
+        process = spawning.Process(target=train, args=(project,))
+        process.start()
+        process.join(timeout=rng.uniform(0, seconds) if kills < KILLS else 120)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills += 1
+        else:
+            assert process.exitcode == 0, (project / "log").read_text(encoding="utf-8")[-2000:]
+            assert digests(project) == expected
+            assert not any((project / "cache" / "checkpoints").glob("*.pt"))
+            runs += 1
+            forget(project)
+    assert resumed > 0, "no kill left a checkpoint to go on from"
+
+
+def test_a_checkpoint_is_not_taken_up_by_another_run(project: Path) -> None:
+    forget(project)
+    finish(project)
+    expected = digests(project)
+    forget(project)
+    process = spawning.Process(target=train, args=(project,))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not any((project / "cache" / "checkpoints").glob("*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    try:  # another seed starts from the beginning, beside the checkpoint
+        (project / "params.yaml").write_text(yaml.safe_dump({**yaml.safe_load(text), "seed": 2}), encoding="utf-8")
+        finish(project)
+        assert digests(project)["model.pt"] != expected["model.pt"]
+    finally:
+        (project / "params.yaml").write_text(text, encoding="utf-8")
+    finish(project)
+    assert digests(project) == expected
