@@ -1,19 +1,24 @@
-"""The parameters of params.yaml as frozen, validated objects."""
+"""The parameters of params.yaml as frozen, validated objects.
 
-import sys
+This module reads and checks; nothing that decides a result is computed here, for no stage depends on this file. It
+has no defaults either: what is not in params.yaml is missing.
+"""
+
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from faces.cli import InputError
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Model = TypeVar("Model", bound=BaseModel)
+ACTIVE = "active"  # the run that `train` describes
 PositiveInt = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]  # of a split, recipe or run; it becomes a file name
 
 
 class Section(BaseModel):
@@ -48,6 +53,7 @@ class Weights(Section):
     """Where the pretrained body comes from."""
 
     source: Literal["imagenet", "random"]
+    seed: Seed
 
 
 class Audit(Section):
@@ -56,26 +62,32 @@ class Audit(Section):
     max_unreadable: Annotated[int, Field(ge=0)]
     max_pixels: PositiveInt
     hash_distance: Annotated[int, Field(ge=0, le=16)]
+    feature_size: Annotated[int, Field(ge=32, le=1024)]
     feature_distance: Annotated[float, Field(ge=0, le=2, strict=False)]
 
 
-class Split(Section):
-    """The three subsets."""
+class Shares(Section):
+    """What all splits share: how much of each class goes where."""
 
-    scheme: Literal["stratified", "paper"]
-    seed: Seed
     train: PositiveFraction
     validation: PositiveFraction
     test: PositiveFraction
     folds: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _sums(self) -> "Split":
+    def _sums(self) -> "Shares":
         if abs(self.train + self.validation + self.test - 1) > 1e-9:
             raise ValueError("train, validation and test must sum to 1")
         if self.folds == 1:
             raise ValueError("folds must be 0 (none) or at least 2")
         return self
+
+
+class Split(Section):
+    """One way to divide the images."""
+
+    scheme: Literal["stratified", "paper"]
+    seed: Seed
 
 
 class Transforms(Section):
@@ -86,19 +98,9 @@ class Transforms(Section):
     scale: Annotated[tuple[PositiveFraction, PositiveFraction], Field(strict=False)]
     ratio: Annotated[tuple[float, float], Field(strict=False)]
     flip: Annotated[float, Field(ge=0, le=1, strict=False)]
-    first_crop: Annotated[int | None, Field(ge=32, le=1024)] = None
-    evaluation_crop: Annotated[int | None, Field(ge=32, le=1024)] = None
-    evaluation_flip: bool = False
-
-    @property
-    def evaluation_size(self) -> int:
-        """The side in pixels of what the network sees in evaluation."""
-        return self.evaluation_crop or self.crop
-
-    @property
-    def evaluation_views(self) -> tuple[bool, ...]:
-        """The looks at an image whose scores evaluation takes the mean of: is each of them mirrored?"""
-        return (False, True) if self.evaluation_flip else (False,)
+    first_crop: Annotated[int | None, Field(ge=32, le=1024)]
+    evaluation_crop: Annotated[int | None, Field(ge=32, le=1024)]
+    evaluation_flip: bool
 
     @model_validator(mode="after")
     def _ordered(self) -> "Transforms":
@@ -111,11 +113,8 @@ class Transforms(Section):
         return self
 
 
-FROZEN_LAYERS = ("none", "stem", "layer1", "layer2", "layer3", "layer4")
-
-
 class Recipe(Section):
-    """One run's hyperparameters: `fit` with the overrides of a trial or of `train`."""
+    """Everything that a training is told, but for the split and the seed."""
 
     batch_size: PositiveInt
     learning_rate: Annotated[float, Field(gt=0, le=1)]
@@ -127,25 +126,50 @@ class Recipe(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=False)]
     ema_decay: Annotated[float, Field(ge=0, lt=1, strict=False)]
     precision: Literal["bf16", "fp32"]
+    transforms: Transforms
 
 
-class Repeats(Section):
-    """The splits that the improved recipe is repeated on."""
+def _part_of(model: type[Section], **instead: Any) -> type[Section]:
+    """Return a section that may have any of a model's keys; of those with a part in `instead`, that part's."""
+    fields: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        optional = copy(info)
+        optional.default = None
+        fields[name] = (instead.get(name, info.annotation), optional)
+    return create_model(f"PartOf{model.__name__}", __base__=Section, **fields)
 
-    split_seeds: Annotated[list[Seed], Field(min_length=1)]
 
-    @model_validator(mode="after")
-    def _once(self) -> "Repeats":
-        if len(set(self.split_seeds)) < len(self.split_seeds):
-            raise ValueError("split_seeds must differ")
-        return self
+PartOfRecipe = _part_of(Recipe, transforms=_part_of(Transforms))
+
+
+class Run(Section):
+    """A recipe on a split, with a seed; `change` is laid over the recipe."""
+
+    recipe: Name
+    split: Name
+    seed: Seed
+    change: PartOfRecipe | None = None  # type: ignore[valid-type]
+
+
+class Train(Recipe):
+    """The active run: a whole recipe, its split and its seed."""
+
+    split: Name
+    seed: Seed
+
+
+class Compare(Section):
+    """The runs on this split with this seed are set beside each other."""
+
+    split: Name
+    seed: Seed
 
 
 class Sweep(Section):
-    """Changes to trials.improved, each an experiment of faces/sweep.py; `base` is laid under all of them."""
+    """Changes to recipes.improved, each an experiment of faces/sweep.py; `base` is laid under all of them."""
 
-    base: dict[str, Any]
-    variants: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], dict[str, Any]], Field(min_length=1)]
+    base: PartOfRecipe  # type: ignore[valid-type]
+    variants: Annotated[dict[Name, PartOfRecipe], Field(min_length=1)]  # type: ignore[valid-type]
 
 
 class Evaluate(Section):
@@ -164,6 +188,12 @@ class Probe(Section):
     seed: Seed
 
 
+class Explain(Section):
+    """What the active run's accuracy with parts hidden is set beside."""
+
+    beside: Name
+
+
 class Gate(Section):
     """When the gate calls a metric worse than it was."""
 
@@ -175,51 +205,44 @@ class Gate(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: Seed
     launch: Annotated[str, Field(min_length=1)]
     data: Data
     sample: Sample
     weights: Weights
     audit: Audit
-    split: Split
-    transforms: Transforms
-    fit: dict[str, Any]
-    trials: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    repeats: Repeats
+    split: Shares
+    splits: Annotated[dict[Name, Split], Field(min_length=1)]
+    recipe: PartOfRecipe  # type: ignore[valid-type]
+    recipes: Annotated[dict[Name, PartOfRecipe], Field(min_length=1)]  # type: ignore[valid-type]
+    runs: Annotated[dict[Name, Run], Field(min_length=1)]
+    train: Train
+    compare: Compare
+    explain: Explain
     sweep: Sweep
-    train: dict[str, Any]
     evaluate: Evaluate
     probe: Probe
     gate: Gate
 
-    @property
-    def runs(self) -> list[str]:
-        """The names of all runs: train, trials.<name> ..."""
-        return ["train", *(f"trials.{name}" for name in self.trials)]
-
-    def recipe(self, run: str) -> Recipe:
-        """Return the hyperparameters of `train` or of a trial, e.g. `trials.trial1`, as this machine can run them."""
-        return on_this_machine(self.validated_recipe(run))
-
-    def validated_recipe(self, run: str) -> Recipe:
-        """Return the hyperparameters as params.yaml gives them; an `InputError` names each that is wrong."""
-        own = {key: value for key, value in self._own(run).items() if key != "transforms"}
-        return _validated(Recipe, {**self.fit, **own}, where=run)
-
-    def transforms_of(self, run: str) -> Transforms:
-        """Return what all runs share in `transforms`, with what this run lays over it."""
-        own = self._own(run).get("transforms", {})
-        if not isinstance(own, dict):
-            raise InputError(f"params.yaml: {run}.transforms must be a mapping (is {own!r:.60})")
-        return _validated(Transforms, {**self.transforms.model_dump(), **own}, where=f"{run}.transforms")
-
-    def _own(self, run: str) -> dict[str, Any]:
-        if run not in self.runs:
-            raise InputError(f"params.yaml: no run named {run!r}; there are: {', '.join(self.runs)}")
-        return self.train if run == "train" else self.trials[run.removeprefix("trials.")]
+    @model_validator(mode="after")
+    def _named(self) -> "Params":
+        splits = [(f"runs.{name}", run.split) for name, run in self.runs.items()]
+        for where, split in [*splits, ("train", self.train.split), ("compare", self.compare.split)]:
+            if split not in self.splits:
+                raise ValueError(f"{where}.split: no split is named {split!r}; there are: {', '.join(self.splits)}")
+        for name, run in self.runs.items():
+            if run.recipe not in self.recipes:
+                known = ", ".join(self.recipes)
+                raise ValueError(f"runs.{name}.recipe: no recipe is named {run.recipe!r}; there are: {known}")
+            if name == ACTIVE:
+                raise ValueError(f"runs.{name}: this is the name of the run that `train` describes; choose another")
+        if self.explain.beside not in self.runs:
+            known = ", ".join(self.runs)
+            raise ValueError(f"explain.beside: no run is named {self.explain.beside!r}; there are: {known}")
+        return self
 
 
-def _validated(model: type[Model], values: Any, where: str) -> Model:
+def validated(model: type[Model], values: Any, where: str) -> Model:
+    """Return values as a section; an `InputError` names each key that is wrong, `where` before it."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -239,29 +262,4 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise InputError(f"{path} not found; run from the repository's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    params = _validated(Params, values, where="")
-    for run in params.runs:
-        params.validated_recipe(run)
-        params.transforms_of(run)
-    return params
-
-
-def on_this_machine(recipe: Recipe) -> Recipe:
-    """Return the recipe with fp32 in place of bf16 where bf16 would be emulated, and say so on stderr.
-
-    Emulated it is many times slower than fp32.
-    """
-    if recipe.precision == "fp32" or has_bf16():
-        return recipe
-    print("this machine computes no bf16: fp32, which is faster here, takes its place", file=sys.stderr)
-    return recipe.model_copy(update={"precision": "fp32"})
-
-
-def has_bf16() -> bool:
-    """Say whether the device computes in bf16 itself: GPUs since Ampere, CPUs with AVX-512 or Arm's bf16."""
-    import torch
-
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return validated(Params, values, where="")
