@@ -12,16 +12,23 @@ from typing import Any
 
 import yaml
 
-SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights, small pictures, few epochs
+SHARED: dict[str, Any] = {  # by all recipes: small pictures, few epochs
+    "freeze": "layer2",
+    "max_epochs": 6,
+    "patience": 3,
+    "transforms": {"resize": 64, "crop": 72, "scale": [0.5, 1.0]},
+}
+TRIAL_2 = {"batch_size": 16, "learning_rate": 0.001}
+SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
     "data": {"source": "sample"},
     "sample": {"images_per_class": 60},
     "weights": {"source": "random"},
     "audit": {"max_unreadable": 1},
-    "transforms": {"resize": 64, "crop": 72, "scale": [0.5, 1.0]},
-    "fit": {"freeze": "layer2", "max_epochs": 6, "patience": 3},
-    "trials": {
+    "splits": {f"seed{seed}": {"scheme": "stratified", "seed": seed} for seed in (1, 2)},
+    "recipe": SHARED,
+    "recipes": {
         "trial1": {"batch_size": 8, "learning_rate": 0.0001},
-        "trial2": {"batch_size": 16, "learning_rate": 0.001},
+        "trial2": TRIAL_2,
         "trial3": {"batch_size": 32, "learning_rate": 0.001},
         "improved": {
             "batch_size": 16,
@@ -32,10 +39,14 @@ SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
             "transforms": {"first_crop": 48, "crop": 64, "evaluation_crop": 72},
         },
     },
-    "repeats": {"split_seeds": [1, 2]},
-    "train": {"batch_size": 16, "learning_rate": 0.001},
+    "runs": {
+        **{name: {"recipe": name, "split": "seed1", "seed": 1} for name in ("trial1", "trial2", "trial3", "improved")},
+        "improved-split2": {"recipe": "improved", "split": "seed2", "seed": 1},
+    },
+    "train": {**SHARED, **TRIAL_2},
     "evaluate": {"resamples": 500},
 }
+WHOLE = ("splits", "runs")  # sections of entries, which `overlay` replaces instead of adding to them
 
 CONFIG = """[core]
     no_scm = true
@@ -47,11 +58,17 @@ CONFIG = """[core]
 
 
 def overlay(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `params` with the nested `changes` laid over them."""
+    """Return `params` with the nested `changes` laid over them; sections named in WHOLE are replaced."""
     merged = dict(params)
     for key, value in changes.items():
-        merged[key] = overlay(merged.get(key, {}), value) if isinstance(value, dict) else value
+        nested = isinstance(value, dict) and key not in WHOLE
+        merged[key] = overlay(merged.get(key) or {}, value) if nested else value
     return merged
+
+
+def every_run(**changes: Any) -> dict[str, Any]:
+    """Return changes to what all recipes share, and to the active run, which has a whole recipe of its own."""
+    return {"recipe": changes, "train": changes}
 
 
 def copy_repository(target: Path) -> None:

@@ -37,9 +37,8 @@ SMALL: dict[str, Any] = demo.overlay(
     demo.SAMPLE,
     {
         "sample": {"images_per_class": 24},
-        "transforms": {"resize": 32, "crop": 32},
-        "fit": {"freeze": "layer3", "max_epochs": 10, "patience": 10},
         "evaluate": {"resamples": 100},
+        **demo.every_run(freeze="layer3", max_epochs=10, patience=10, transforms={"resize": 32, "crop": 32}),
     },
 )
 # times and what shows them, and what names the commit: the only outputs that differ from run to run

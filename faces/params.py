@@ -262,4 +262,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise InputError(f"{path} not found; run from the repository's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return validated(Params, values, where="")
+    params = validated(Params, values, where="")
+    from faces.training.recipe import resolve  # here for its checks; what it returns is for the stages that train
+
+    for run in (ACTIVE, *params.runs):
+        resolve(params, run)
+    return params

@@ -4,7 +4,7 @@
     dvc queue start                 run them
     python -m faces.sweep table     print what they reached, as Markdown
 
-Each trains `trial@improved` with `sweep.base`, then the variant, laid over `trials.improved`. Nothing is evaluated on
+Each trains `run@improved` with `sweep.base`, then the variant, laid over `recipes.improved`. Nothing is evaluated on
 test images. `make sweep` does all three.
 """
 
@@ -17,10 +17,11 @@ import pandas as pd
 from faces.cli import InputError, run
 from faces.evidence.comparison import interval_text
 from faces.evidence.statistics import wilson
-from faces.params import Params, load_params
+from faces.params import Params, Section, load_params
+from faces.training.recipe import overlay
 
-STAGE = "trial@improved"
-FACTS = "models/improved/run.json"
+STAGE = "run@improved"
+FACTS = "models/runs/improved/run.json"
 
 
 def main(action: Literal["queue", "table"]) -> None:
@@ -43,18 +44,19 @@ def main(action: Literal["queue", "table"]) -> None:
 
 def check(params: Params, name: str) -> None:
     """Raise an `InputError` that names the key, if a variant is not a valid recipe."""
-    layers = [params.trials["improved"], params.sweep.base, params.sweep.variants[name]]
-    recipe = {key: value for layer in layers for key, value in layer.items()}
-    recipe["transforms"] = {key: value for layer in layers for key, value in layer.get("transforms", {}).items()}
-    varied = params.model_copy(update={"trials": {**params.trials, f"improved ({name})": recipe}})
-    varied.validated_recipe(f"trials.improved ({name})")
-    varied.transforms_of(f"trials.improved ({name})")
+    layers = [params.recipe, params.recipes["improved"], params.sweep.base, params.sweep.variants[name]]
+    overlay(layers, where=f"sweep.variants.{name}")
 
 
 def overrides(params: Params, name: str) -> list[str]:
-    """Return the options of `dvc exp run` that lay the base and a variant over trials.improved."""
-    changes = flat(params.sweep.base) | flat(params.sweep.variants[name])
-    return [word for key, value in changes.items() for word in ("-S", f"++trials.improved.{key}={json.dumps(value)}")]
+    """Return the options of `dvc exp run` that lay the base and a variant over recipes.improved."""
+    changes = flat(given(params.sweep.base)) | flat(given(params.sweep.variants[name]))
+    return [word for key, value in changes.items() for word in ("-S", f"++recipes.improved.{key}={json.dumps(value)}")]
+
+
+def given(changes: Section) -> dict[str, Any]:
+    """Return the keys that params.yaml gives, of those that it may give."""
+    return changes.model_dump(mode="json", exclude_unset=True)
 
 
 def flat(changes: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -87,7 +89,7 @@ def markdown(params: Params, facts: dict[str, dict[str, Any]]) -> str:
         rows.append(
             {
                 "variant": name,
-                "change": _in_words(params.sweep.variants[name]) or "none",
+                "change": _in_words(given(params.sweep.variants[name])) or "none",
                 "validation accuracy": interval_text({"value": right / n, "low": low, "high": high}),
                 "n": n,
                 "validation loss": f"{best['val_loss']:.4f}",
@@ -96,13 +98,14 @@ def markdown(params: Params, facts: dict[str, dict[str, Any]]) -> str:
             }
         )
     source = next(iter(facts.values()))["source"]
+    run = params.runs["improved"]
     mark = "" if source == "kaggle" else f" ({source}: not the paper's data)"
     return "\n".join(
         [
             f"# The search for the improved recipe{mark}",
             "",
-            f"One change at a time to `trials.improved` ({_in_words(params.trials['improved'])}), all with "
-            f"{_in_words(params.sweep.base)}, split seed {params.split.seed}, seed {params.seed}; "
+            f"One change at a time to `recipes.improved` ({_in_words(given(params.recipes['improved']))}), all with "
+            f"{_in_words(given(params.sweep.base))}, on split {run.split}, seed {run.seed}; "
             f"{params.evaluate.confidence:.0%} intervals. No test image was scored.",
             "",
             pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True),

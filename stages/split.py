@@ -10,50 +10,48 @@ import typer
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
 from faces.images import splits
-from faces.params import Split, load_params
+from faces.params import Shares, Split, load_params
 
 LEAKY_SPLITS = 20
 
 
 def main(
+    name: Annotated[str, typer.Argument(help="the split in params.yaml: splits")],
     images: Path,
-    out_splits: Path,
-    out_json: Path,
-    out_markdown: Path,
-    seed: Annotated[int | None, typer.Option(help="split with this seed instead of params.yaml's")] = None,
+    out: Path,
+    facts: Annotated[Path, typer.Option(help="where to write the counts, as JSON")],
 ) -> None:
     """Write each image's subset (and fold), and a Table I of our own beside the paper's."""
     params = load_params()
-    split = params.split if seed is None else params.split.model_copy(update={"seed": seed})
+    shares, split = params.split, params.splits[name]
     table = pd.read_csv(images, keep_default_na=False)
     table = table.loc[table.readable == 1, ["path", "label", "y_true", "group"]].sort_values("path")
     rows = [splits.Image(*row) for row in table[["path", "label", "group"]].itertuples(index=False)]
     totals = Counter(row.label for row in rows)
 
-    quotas = {label: _quota(label, totals[label], split) for label in splits.TABLE_1}
+    quotas = {label: _quota(label, totals[label], shares, split.scheme) for label in splits.TABLE_1}
     subset = splits.assign(rows, quotas, split.seed, "subset")
     table["subset"] = [splits.SUBSETS[part] for part in subset]
-    if split.folds:
-        equal = {label: splits.counts(totals[label], [1] * split.folds) for label in splits.TABLE_1}
+    if shares.folds:
+        equal = {label: splits.counts(totals[label], [1] * shares.folds) for label in splits.TABLE_1}
         table["fold"] = splits.assign(rows, equal, split.seed, "fold")
-    facts = _facts(table, quotas, split, params.data.kind)
-    facts["ignoring_groups"] = _leak(rows, quotas)
+    counts = _facts(table, quotas, split, shares.folds, params.data.kind)
+    counts["ignoring_groups"] = _leak(rows, quotas)
 
-    write_atomically(out_splits, table.to_csv(index=False, lineterminator="\n").encode())
-    write_json(out_json, facts)
-    write_atomically(out_markdown, _markdown(facts).encode())
+    write_atomically(out, table.to_csv(index=False, lineterminator="\n").encode())
+    write_json(facts, counts)
 
 
-def _quota(label: str, n: int, split: Split) -> list[int]:
-    shares = [split.train, split.validation, split.test]
-    quota = splits.paper_counts(label, n) if split.scheme == "paper" else splits.counts(n, shares)
+def _quota(label: str, n: int, shares: Shares, scheme: str) -> list[int]:
+    parts = [shares.train, shares.validation, shares.test]
+    quota = splits.paper_counts(label, n) if scheme == "paper" else splits.counts(n, parts)
     for subset, count in zip(splits.SUBSETS, quota, strict=True):
         if count < 1:
             raise InputError(f"class {label}: its {n} readable images leave none for the {subset} subset; add images")
     return quota
 
 
-def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], split: Split, source: str) -> dict[str, Any]:
+def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], split: Split, folds: int, source: str) -> dict[str, Any]:
     groups = table.groupby("group")
     sizes = groups.size()
     facts: dict[str, Any] = {
@@ -73,9 +71,8 @@ def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], split: Split, sour
     }
     if split.scheme == "paper":
         facts["off_paper"] = _off_target(table, splits.TABLE_1)
-    if split.folds:
-        folds = range(split.folds)
-        facts["folds"] = {str(fold): _row(table[table.fold == fold], len(table)) for fold in folds}
+    if folds:
+        facts["folds"] = {str(fold): _row(table[table.fold == fold], len(table)) for fold in range(folds)}
     return facts
 
 

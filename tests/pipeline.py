@@ -1,9 +1,15 @@
-"""The stages of dvc.yaml as the tests need them: expanded, with the modules each really imports."""
+"""The stages of dvc.yaml as the tests need them: expanded, with the modules each really imports and files it reads."""
 
 import ast
+import os
 import re
 import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,10 @@ class Stage:
     params: list[str]
     outs: list[str]
 
+    def lists(self, path: str) -> bool:
+        """Say whether a path is one of the stage's dependencies or outputs, or lies in one."""
+        return any(path == listed or path.startswith(f"{listed}/") for listed in (*self.deps, *self.outs))
+
     @property
     def file(self) -> str:
         """The stage's own source file."""
@@ -38,11 +48,9 @@ def stages(changes: dict[str, Any] | None = None) -> list[Stage]:
     params = overlay(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")), changes or {})
     for name, body in yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
         if "foreach" in body:
-            over: Any = params
-            for part in body["foreach"].removeprefix("${").removesuffix("}").split("."):
-                over = over[part]
-            word = "key" if isinstance(over, dict) else "item"
-            found += [_stage(f"{name}@{one}", _fill(body["do"], {word: one, **params})) for one in over]
+            entries = params[body["foreach"].removeprefix("${").removesuffix("}")]
+            for key, item in entries.items():
+                found.append(_stage(f"{name}@{key}", _fill(body["do"], {**params, "key": key, "item": item})))
         else:
             found.append(_stage(name, _fill(body, params)))
     return found
@@ -53,7 +61,9 @@ def _fill(body: Any, values: dict[str, Any]) -> Any:
         return {_fill(name, values): _fill(value, values) for name, value in body.items()}
     if isinstance(body, list):
         return [_fill(value, values) for value in body]
-    return re.sub(r"\$\{(\w+)\}", lambda found: str(values[found[1]]), body) if isinstance(body, str) else body
+    if not isinstance(body, str):
+        return body
+    return re.sub(r"\$\{([\w.]+)\}", lambda found: str(reduce(getitem, found[1].split("."), values)), body)
 
 
 def _stage(name: str, body: dict[str, Any]) -> Stage:
@@ -85,18 +95,22 @@ def training_inputs(root: Path, changes: dict[str, Any], per_class: int, train: 
 
 
 def imported(file: str) -> set[str]:
-    """Return the project's modules that a file imports, directly or through others, and itself."""
+    """Return the project's modules that a file imports, directly or through others, and itself.
+
+    What READ_ONLY_PARAMETERS import is not followed: they check with it, and hand on nothing that it computes.
+    """
     seen: set[str] = set()
     waiting = [file]
     while waiting:
         path = waiting.pop()
         if path not in seen:
             seen.add(path)
-            waiting += _imports(path)
+            waiting += [] if path in READ_ONLY_PARAMETERS else imports(path)
     return seen
 
 
-def _imports(path: str) -> list[str]:
+def imports(path: str) -> list[str]:
+    """Return the project's modules that a file names in its own import statements."""
     names: list[str] = []
     for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -108,10 +122,36 @@ def _imports(path: str) -> list[str]:
 
 
 def parameters_read(file: str) -> set[str]:
-    """Return the sections of params.yaml that a stage's own file reads; a recipe comes from `fit` and an override."""
-    sections = {
+    """Return the sections of params.yaml that a stage's own file reads."""
+    return {
         node.attr
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("params", "load_params()")
     }
-    return {{"recipe": "fit", "transforms_of": "transforms"}.get(section, section) for section in sections}
+
+
+_recorders: list[set[str]] = []  # an audit hook stays for ever; this says whom it tells
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _recorders or event not in ("open", "os.listdir", "os.scandir"):
+        return
+    path, mode = arguments[0], arguments[1] if event == "open" else "r"
+    if isinstance(path, str | bytes | os.PathLike) and (mode is None or "r" in str(mode) or event != "open"):
+        _recorders[-1].add(os.fsdecode(path))
+
+
+@contextmanager
+def recorded_reads() -> Iterator[set[str]]:
+    """Record the paths that are opened for reading or listed meanwhile, by any thread of this process."""
+    if not any(hook is _hook for hook in _installed):
+        sys.addaudithook(_hook)
+        _installed.append(_hook)
+    _recorders.append(set())
+    try:
+        yield _recorders[-1]
+    finally:
+        _recorders.pop()
+
+
+_installed: list[Any] = []

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from faces.cli import InputError
 from faces.params import ACTIVE, Params, Recipe, Section, Transforms, validated
 
@@ -79,6 +77,8 @@ def on_this_machine(recipe: Recipe) -> Recipe:
 
 def has_bf16() -> bool:
     """Say whether the device computes in bf16 itself: GPUs since Ampere, CPUs with AVX-512 or Arm's bf16."""
+    import torch
+
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
