@@ -4,27 +4,15 @@ This module reads and checks; nothing that decides a result is computed here, fo
 has no defaults either: what is not in params.yaml is missing.
 """
 
-from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import Field, model_validator
 
 from faces.cli import InputError
-
-PositiveFraction = Annotated[float, Field(gt=0, le=1)]
-Model = TypeVar("Model", bound=BaseModel)
-ACTIVE = "active"  # the run that `train` describes
-PositiveInt = Annotated[int, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]  # of a split, recipe or run; it becomes a file name
-
-
-class Section(BaseModel):
-    """A part of params.yaml: no unknown keys, no implicit conversions, no changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from faces.section import Name, PositiveFraction, PositiveInt, Section, Seed, validated
+from faces.training.recipe import ACTIVE, PartOfRecipe, Recipe, resolve
 
 
 class Data(Section):
@@ -88,58 +76,6 @@ class Split(Section):
 
     scheme: Literal["stratified", "paper"]
     seed: Seed
-
-
-class Transforms(Section):
-    """The paper's augmentation (resize, random resized crop, random horizontal flip), and what evaluation sees."""
-
-    resize: Annotated[int, Field(ge=32, le=1024)]
-    crop: Annotated[int, Field(ge=32, le=1024)]
-    scale: Annotated[tuple[PositiveFraction, PositiveFraction], Field(strict=False)]
-    ratio: Annotated[tuple[float, float], Field(strict=False)]
-    flip: Annotated[float, Field(ge=0, le=1, strict=False)]
-    first_crop: Annotated[int | None, Field(ge=32, le=1024)]
-    evaluation_crop: Annotated[int | None, Field(ge=32, le=1024)]
-    evaluation_flip: bool
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Transforms":
-        if self.scale[0] > self.scale[1]:
-            raise ValueError("scale must be [smallest, largest]")
-        if self.first_crop is not None and self.first_crop > self.crop:
-            raise ValueError("first_crop must be at most crop")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError("ratio must be [smallest, largest], both positive")
-        return self
-
-
-class Recipe(Section):
-    """Everything that a training is told, but for the split and the seed."""
-
-    batch_size: PositiveInt
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-    freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "layer4"]
-    max_epochs: PositiveInt
-    patience: PositiveInt
-    weight_decay: Annotated[float, Field(ge=0, le=1, strict=False)]
-    schedule: Literal["constant", "one-cycle"]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=False)]
-    ema_decay: Annotated[float, Field(ge=0, lt=1, strict=False)]
-    precision: Literal["bf16", "fp32"]
-    transforms: Transforms
-
-
-def _part_of(model: type[Section], **instead: Any) -> type[Section]:
-    """Return a section that may have any of a model's keys; of those with a part in `instead`, that part's."""
-    fields: dict[str, Any] = {}
-    for name, info in model.model_fields.items():
-        optional = copy(info)
-        optional.default = None
-        fields[name] = (instead.get(name, info.annotation), optional)
-    return create_model(f"PartOf{model.__name__}", __base__=Section, **fields)
-
-
-PartOfRecipe = _part_of(Recipe, transforms=_part_of(Transforms))
 
 
 class Run(Section):
@@ -241,19 +177,6 @@ class Params(Section):
         return self
 
 
-def validated(model: type[Model], values: Any, where: str) -> Model:
-    """Return values as a section; an `InputError` names each key that is wrong, `where` before it."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        problems = []
-        for e in error.errors():
-            key = ".".join(str(part) for part in (where, *e["loc"]) if part)
-            what = {"missing": "is missing", "extra_forbidden": "is not a known parameter"}.get(e["type"])
-            problems.append(f"{key} {what}" if what else f"{key or 'file'}: {e['msg']} (is {e['input']!r:.60})")
-        raise InputError("params.yaml: " + "; ".join(problems)) from None
-
-
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and validate every parameter; an `InputError` names each key that is wrong."""
     try:
@@ -263,8 +186,6 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     params = validated(Params, values, where="")
-    from faces.training.recipe import resolve  # here for its checks; what it returns is for the stages that train
-
     for run in (ACTIVE, *params.runs):
-        resolve(params, run)
+        resolve(params, run)  # for its checks; what it returns is for the stages that train
     return params

@@ -17,7 +17,8 @@ import pandas as pd
 from faces.cli import InputError, run
 from faces.evidence.comparison import interval_text
 from faces.evidence.statistics import wilson
-from faces.params import Params, Section, load_params
+from faces.params import Params, load_params
+from faces.section import Section
 from faces.training.recipe import overlay
 
 STAGE = "run@improved"

@@ -19,13 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = demo.overlay(
-    demo.SAMPLE,
-    {
-        "sample": {"images_per_class": 24},
-        "transforms": {"resize": 32, "crop": 32},
-        "fit": {"freeze": "layer4", "max_epochs": 1},
-        "evaluate": {"resamples": 100},
-    },
+    demo.overlay(demo.SAMPLE, {"sample": {"images_per_class": 24}, "evaluate": {"resamples": 100}}),
+    demo.every_run(freeze="layer4", max_epochs=1, transforms={"resize": 32, "crop": 32}),
 )
 COLUMNS = 120
 # On PATH before DVC: what README leaves to the reader, filled in
@@ -193,7 +188,12 @@ def test_share(trials: Clone, origin: Path) -> None:
     assert theirs.experiments()["trial-1"] == trials.experiments()["trial-1"]
     params = yaml.safe_load((theirs.root / "params.yaml").read_text(encoding="utf-8"))
     assert params["train"]["batch_size"] == 32
-    for name in ("models/active/model.pt", "models/trial1/model.pt", "reports/index.html", "data/healthy/healty_1.jpg"):
+    for name in (
+        "models/active/model.pt",
+        "models/runs/trial1/model.pt",
+        "reports/index.html",
+        "data/healthy/healty_1.jpg",
+    ):
         assert (theirs.root / name).is_file(), name
     assert "up to date" in theirs.run("dvc status")  # nothing to rebuild
     assert "Running stage" not in theirs.run("dvc repro")
@@ -201,7 +201,7 @@ def test_share(trials: Clone, origin: Path) -> None:
 
 def test_curves_while_it_trains(mine: Clone) -> None:
     """What DVC's extension for editors asks while the active run trains, and DVC holds its locks."""
-    path = mine.root / "models/active/history.csv"
+    path = mine.root / "plots/active/history.csv"
 
     def epochs() -> int:
         shown = json.loads(mine.run("dvc plots diff --json --split --out .dvc/tmp/plots"))
@@ -209,7 +209,7 @@ def test_curves_while_it_trains(mine: Clone) -> None:
         rows = curve["anchor_definitions"]["<DVC_METRIC_DATA>"]
         return max(int(row["epoch"]) for row in rows if row["rev"] == "workspace")
 
-    many = "-S +train.max_epochs=5000 -S +train.patience=5000 -S train.learning_rate=0.0002"
+    many = "-S train.max_epochs=5000 -S train.patience=5000 -S train.learning_rate=0.0002"
     finished = epochs()
     log = mine.root.parent / "training.log"  # a pipe that nobody reads would fill up, and stop the training
     with log.open("w", encoding="utf-8") as said:

@@ -25,20 +25,16 @@ from ci import demo, soak
 from faces import cli
 from faces.source import sample
 
-OUTPUTS = ("model.pt", "history.csv", "run.json")
+OUTPUTS = ("models/runs/trial1/model.pt", "models/runs/trial1/run.json", "plots/history/trial1.csv")
 SMALL = demo.overlay(
-    demo.SAMPLE,
-    {
-        "sample": {"images_per_class": 20},
-        "transforms": {"resize": 32, "crop": 32},
-        "fit": {"freeze": "layer4", "max_epochs": 2},
-    },
+    demo.overlay(demo.SAMPLE, {"sample": {"images_per_class": 20}}),
+    demo.every_run(freeze="layer4", max_epochs=2, transforms={"resize": 32, "crop": 32}),
 )
 YEARS = 10 * 365 * 24 * 3600
-WORDS = {  # the command lines of dvc.yaml, with the weights where the fixture has them
-    "audit": "data weights.pth audit/images.csv metrics/data.json metrics/data.md plots/balance.csv plots/balance.png",
-    "split": "audit/images.csv split/splits.csv metrics/split.json metrics/split.md",
-    "train": "data split/splits.csv weights.pth facts.json trials.trial1 models/trial1",
+WORDS = {  # the command lines of dvc.yaml
+    "audit": "data weights/resnet34.pth --images audit/images.csv --sheet metrics/data.json",
+    "split": "seed1 audit/images.csv split/seed1.csv --facts metrics/splits/seed1.json",
+    "train": "trial1 data split/seed1.csv --weights weights --out models/runs/trial1 --history plots/history/trial1.csv",
     "download": "downloads/images",
     "weights": "weights/resnet34.pth weights/facts.json",
 }
@@ -94,8 +90,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     sample.draw(root / "data", 20)
     torch.manual_seed(0)
-    torch.save(resnet34(weights=None).state_dict(), root / "weights.pth")
-    (root / "facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
+    (root / "weights").mkdir()
+    torch.save(resnet34(weights=None).state_dict(), root / "weights/resnet34.pth")
+    (root / "weights/facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("FACES_CACHE", str(root / "cache"))
@@ -108,17 +105,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Enter a project after audit and split, in a folder with a space and letters that are not ASCII."""
     root = tmp_path / "Ordner für 名前"
-    ignore = shutil.ignore_patterns("cache", "models", "weights.pth")
-    shutil.copytree(base, root, ignore=ignore)
-    (root / "weights.pth").symlink_to(base / "weights.pth")  # 87 MB
+    shutil.copytree(base, root, ignore=shutil.ignore_patterns("cache", "models", "history", "resnet34.pth"))
+    (root / "weights/resnet34.pth").symlink_to(base / "weights/resnet34.pth")  # 87 MB
     monkeypatch.chdir(root)
     monkeypatch.setenv("FACES_CACHE", str(root / "cache"))
     return root
 
 
 def same_run(first: Path, second: Path) -> bool:
-    runs = [root / "models/trial1" for root in (first, second)]
-    return all((runs[0] / name).read_bytes() == (runs[1] / name).read_bytes() for name in OUTPUTS)
+    return all((first / name).read_bytes() == (second / name).read_bytes() for name in OUTPUTS)
 
 
 def mount(folder: Path, options: str) -> None:
@@ -194,7 +189,7 @@ def test_a_disk_that_fills_up_in_training(
 
 
 def test_a_full_disk_under_the_outputs(project: Path, full_disk: Path) -> None:
-    line = stage("split", WORDS["split"].replace("split/splits.csv", str(full_disk / "splits.csv")))
+    line = stage("split", WORDS["split"].replace("split/seed1.csv", str(full_disk / "seed1.csv")))
     assert line is not None
     assert "No space left on device" in line
     assert [path.name for path in full_disk.iterdir()] == ["full"]
@@ -267,9 +262,19 @@ def test_an_image_that_changes_after_the_audit(project: Path) -> None:
         ("download", "data.max_files", None, "data.max_files is missing"),
         ("download", "data.source", "nowhere", "data.source: nowhere is neither kaggle nor sample nor a path"),
         ("split", "split.test", 0.2, "must sum to 1"),
-        ("train", "fit.batchsize", 8, "train.batchsize is not a known parameter"),
-        ("train", "trials.trial1.learning_rate", "1e-3", "trials.trial1.learning_rate: Input should be a valid number"),
-        ("train", "transforms.scale", [1, 0.5], "transforms: Value error, scale must be [smallest, largest]"),
+        ("train", "recipe.batchsize", 8, "recipe.batchsize is not a known parameter"),
+        (
+            "train",
+            "recipes.trial1.learning_rate",
+            "1e-3",
+            "recipes.trial1.learning_rate: Input should be a valid number",
+        ),
+        (
+            "train",
+            "train.transforms.scale",
+            [1, 0.5],
+            "train.transforms: Value error, scale must be [smallest, largest]",
+        ),
     ],
 )
 def test_a_wrong_parameter(project: Path, name: str, key: str, value: Any, says: str) -> None:
@@ -294,9 +299,9 @@ def test_parameters_that_are_no_yaml(project: Path) -> None:
 
 
 def test_a_run_that_no_parameter_names(project: Path) -> None:
-    line = stage("train", WORDS["train"].replace("trials.trial1", "trials.trial9"))
-    known = "train, trials.improved, trials.trial1, trials.trial2, trials.trial3"  # as YAML sorts them there
-    assert line == f"error: params.yaml: no run named 'trials.trial9'; there are: {known}"
+    line = stage("train", WORDS["train"].replace("trial1 data", "trial9 data"))
+    known = "active, improved, improved-split2, trial1, trial2, trial3"  # as YAML sorts them there
+    assert line == f"error: params.yaml: no run is named 'trial9'; there are: {known}"
 
 
 def test_an_empty_class_folder(project: Path) -> None:
@@ -350,11 +355,11 @@ def test_weights_of_another_architecture(project: Path, name: str) -> None:
     from torchvision.models import resnet18
 
     (project / "downloads").mkdir()
-    (project / "weights.pth").unlink()
-    for path in (project / "downloads/weights.pth", project / "weights.pth"):
+    (project / "weights/resnet34.pth").unlink()
+    for path in (project / "downloads/weights.pth", project / "weights/resnet34.pth"):
         torch.save(resnet18(weights=None).state_dict(), path)
     change(project, "weights.source", "imagenet")
-    refused(project, name, "weights.pth: not a ResNet-34: it lacks layer1.2.conv1.weight")
+    refused(project, name, ".pth: not a ResNet-34: it lacks layer1.2.conv1.weight")
 
 
 def test_weights_that_are_no_weights(project: Path) -> None:

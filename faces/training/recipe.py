@@ -1,17 +1,63 @@
-"""From params.yaml to what a run is told: its recipe with all layers laid over each other, as this machine can run it.
-
-These are dependencies of the stages that train and evaluate, which faces/params.py is not.
-"""
+"""What a run is told: its recipe, made of the layers of params.yaml, and what follows from it."""
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from faces.cli import InputError
-from faces.params import ACTIVE, Params, Recipe, Section, Transforms, validated
+from faces.section import PositiveFraction, PositiveInt, Section, part_of, validated
+
+if TYPE_CHECKING:
+    from faces.params import Params
+
+ACTIVE = "active"  # the run that the section `train` describes
 
 FROZEN_LAYERS = ("none", "stem", "layer1", "layer2", "layer3", "layer4")
+
+
+class Transforms(Section):
+    """The paper's augmentation (resize, random resized crop, random horizontal flip), and what evaluation sees."""
+
+    resize: Annotated[int, Field(ge=32, le=1024)]
+    crop: Annotated[int, Field(ge=32, le=1024)]
+    scale: Annotated[tuple[PositiveFraction, PositiveFraction], Field(strict=False)]
+    ratio: Annotated[tuple[float, float], Field(strict=False)]
+    flip: Annotated[float, Field(ge=0, le=1, strict=False)]
+    first_crop: Annotated[int | None, Field(ge=32, le=1024)]
+    evaluation_crop: Annotated[int | None, Field(ge=32, le=1024)]
+    evaluation_flip: bool
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Transforms":
+        if self.scale[0] > self.scale[1]:
+            raise ValueError("scale must be [smallest, largest]")
+        if self.first_crop is not None and self.first_crop > self.crop:
+            raise ValueError("first_crop must be at most crop")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError("ratio must be [smallest, largest], both positive")
+        return self
+
+
+class Recipe(Section):
+    """Everything that a training is told, but for the split and the seed."""
+
+    batch_size: PositiveInt
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "layer4"]
+    max_epochs: PositiveInt
+    patience: PositiveInt
+    weight_decay: Annotated[float, Field(ge=0, le=1, strict=False)]
+    schedule: Literal["constant", "one-cycle"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=False)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1, strict=False)]
+    precision: Literal["bf16", "fp32"]
+    transforms: Transforms
+
+
+PartOfRecipe = part_of(Recipe, transforms=part_of(Transforms))
 
 
 @dataclass(frozen=True)
@@ -24,7 +70,7 @@ class RunSpec:
     seed: int
 
 
-def resolve(params: Params, name: str) -> RunSpec:
+def resolve(params: "Params", name: str) -> RunSpec:
     """Return a run of `runs`, or the active one, as params.yaml describes it.
 
     Errors: InputError for an unknown name, a missing hyperparameter, or values that do not go together.
