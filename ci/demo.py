@@ -1,6 +1,6 @@
-"""Run the whole pipeline on the drawn sample, in a copy of the repository that leaves the original untouched.
+"""The whole pipeline on the drawn sample, in a copy of the repository that leaves the original untouched.
 
-Usage: python -m ci.demo FOLDER
+python -m ci.demo FOLDER
 """
 
 import os
@@ -8,9 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pathspec
+import typer
 import yaml
+
+from faces.cli import InputError, run
 
 SHARED: dict[str, Any] = {  # by all recipes: small pictures, few epochs
     "freeze": "layer2",
@@ -46,15 +50,14 @@ SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
     "train": {**SHARED, **TRIAL_2},
     "evaluate": {"resamples": 500},
 }
-WHOLE = ("splits", "runs")  # sections of entries, which `overlay` replaces instead of adding to them
-
-CONFIG = """[core]
-    no_scm = true
-    analytics = false
-    check_update = false
-[cache]
-    type = "reflink,hardlink,symlink,copy"
+MARK = ".made-by-the-demo"
+RESULTS = ("/metrics/", "/plots/", "/predictions/", "/dvc.lock", "/.dvc/tmp", "/.dvc/cache", "/.dvc/config.local")
+NEXT = """
+    dvc exp run -S train.batch_size=8     # another batch size: one row in the table
+    dvc exp show --only-changed           # the experiments side by side
+    dvc plots diff HEAD                   # their curves: a page that opens in a browser
 """
+WHOLE = ("splits", "runs")  # sections of entries, which `overlay` replaces instead of adding to them
 
 
 def overlay(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -71,58 +74,73 @@ def every_run(**changes: Any) -> dict[str, Any]:
     return {"recipe": changes, "train": changes}
 
 
-def copy_repository(target: Path) -> None:
-    """Copy what Git tracks or would track, results aside, into an empty DVC project without Git."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], check=True, capture_output=True
-    )
-    for name in listed.stdout.decode().split("\0"):
-        if not name or name.startswith((".dvc/", "metrics/", "plots/", "predictions/")) or name == "dvc.lock":
-            continue
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if Path(name).exists():
-            shutil.copyfile(name, target / name)
-    # the import's recorded hashes are those of the real images
-    (target / "data.dvc").write_text("deps:\n- path: downloads/images\nouts:\n- path: data\n", encoding="utf-8")
-    _dvc(target, "init", "--quiet", "--no-scm")
-    (target / ".dvc/config").write_text(CONFIG, encoding="utf-8")
+def prepare(target: Path, changes: dict[str, Any] = SAMPLE, git: bool = False) -> None:
+    """Make a DVC project in an empty folder: this repository without its results, `changes` laid over params.yaml.
 
-
-def prepare(target: Path, changes: dict[str, Any] = SAMPLE) -> None:
-    """Make a project in `target` whose parameters have `changes` laid over them."""
+    git: make it a Git repository, too, so that experiments can be run in it.
+    """
     copy_repository(target)
     path = target / "params.yaml"
     params = overlay(yaml.safe_load(path.read_text(encoding="utf-8")), changes)
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    # the import's recorded hashes are those of the real images
+    (target / "data.dvc").write_text("deps:\n- path: downloads/images\nouts:\n- path: data\n", encoding="utf-8")
+    (target / MARK).touch()
+    if git:
+        _run(target, "git", "init", "--quiet")
+        _run(target, "git", "config", "user.name", "demo")
+        _run(target, "git", "config", "user.email", "demo@localhost")
+    else:
+        with (target / ".dvc/config").open("a", encoding="utf-8") as config:
+            config.write("[core]\n    no_scm = true\n")
+
+
+def copy_repository(target: Path, source: Path = Path()) -> None:
+    """Copy a checkout, or an unpacked archive of one, without its results and without what .gitignore names."""
+    lines = (source / ".gitignore").read_text(encoding="utf-8").splitlines()
+    ignored = pathspec.GitIgnoreSpec.from_lines([*lines, ".git", *RESULTS])
+    for folder, folders, files in os.walk(source):
+        inside = Path(folder).relative_to(source)
+        folders[:] = [name for name in folders if not ignored.match_file(f"{(inside / name).as_posix()}/")]
+        for name in files:
+            if not ignored.match_file((inside / name).as_posix()):
+                (target / inside).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / inside / name, target / inside / name)
 
 
 def reproduce(target: Path, *arguments: str) -> None:
     """Run `dvc repro` in a project, with a cache of its own."""
-    _dvc(target, "repro", *arguments)
+    _run(target, sys.executable, "-m", "dvc", "repro", *arguments)
 
 
-def _dvc(target: Path, *arguments: str) -> None:
+def _run(target: Path, *command: str) -> None:
     here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # the stages' python
     cache = str(target.resolve() / ".cache")
     environment = {**os.environ, "PATH": here, "FACES_CACHE": cache, "DVC_NO_ANALYTICS": "1"}
-    subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=target, env=environment, check=True)
+    subprocess.run(command, cwd=target, env=environment, check=True)
 
 
-def main(target: Path) -> None:
-    """Run the demo and print its comparison table."""
-    if target.exists():
-        shutil.rmtree(target)
-    prepare(target)
-    reproduce(target)
+def main(folder: Annotated[Path, typer.Argument(help="made, or made again if an earlier demo made it")]) -> None:
+    """Run the whole pipeline on drawn faces, in a copy of the repository that leaves the original untouched."""
+    if folder.exists():
+        if not (folder / MARK).is_file():
+            raise InputError(f"{folder} is there, and no demo has made it; name another folder")
+        shutil.rmtree(folder)
+    git = shutil.which("git") is not None
+    try:
+        prepare(folder, git=git)
+        reproduce(folder)
+        if git:
+            _run(folder, "git", "add", "--all")
+            _run(folder, "git", "commit", "--quiet", "--message=The demo's results")
+    except subprocess.CalledProcessError as error:
+        raise typer.Exit(error.returncode) from None  # the command has said why
     print()
-    print((target / "metrics/comparison.md").read_text(encoding="utf-8"))
-    print(f"Plots: {target}/plots/*.png   Report: {target}/reports/index.html   (drawn sample, not the paper's data)")
+    print((folder / "metrics/comparison.md").read_text(encoding="utf-8"))
+    print(f"All of it, on drawn faces: {folder}/reports/index.html   Figures: {folder}/plots/figures")
+    if git:
+        print(f"\nNext, in {folder} (cd {folder}; . {Path(sys.prefix) / 'bin/activate'}):\n{NEXT}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    try:
-        main(Path(sys.argv[1]))
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)
+    run(main)
