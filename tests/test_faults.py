@@ -34,7 +34,8 @@ YEARS = 10 * 365 * 24 * 3600
 WORDS = {  # the command lines of dvc.yaml
     "audit": "data weights/resnet34.pth --images audit/images.csv --sheet metrics/data.json",
     "split": "seed1 audit/images.csv split/seed1.csv --facts metrics/splits/seed1.json",
-    "train": "trial1 data split/seed1.csv --weights weights --out models/runs/trial1 --history plots/history/trial1.csv",
+    "train": "trial1 data split/seed1.csv --weights weights "
+    "--out models/runs/trial1 --history plots/history/trial1.csv",
     "download": "downloads/images",
     "weights": "weights/resnet34.pth weights/facts.json",
 }
