@@ -1,22 +1,8 @@
 """Metrics with intervals, from y_true (0 healthy, 1 Down syndrome) and y_score (the probability of 1).
 
-`evaluate_predictions` returns one run's document; every metric in it is
-`{"value", "low", "high", "n", "method"}`, a fraction (not per cent) rounded to 6 digits:
-
-    run, source              "trials.trial1"; kaggle, sample or own
-    n                        images: test, test_down_syndrome, test_healthy, validation, train
-    settings                 confidence, threshold (0.5), resamples, seed, calibration_bins
-    metrics                  test subset, in the order of TITLES
-    confusion_matrix         labels, matrix [[tn, fp], [fn, tp]] (rows actual, columns predicted)
-    validation               metrics (accuracy, recall, specificity), confusion_matrix
-    operating_point          target_recall, threshold (set on validation), validation, test, confusion_matrix
-    training, weights, model_sha256    from run.json
-
-precision, recall and f1 are the Down syndrome class's; _macro and _weighted average both classes.
-An image counts as Down syndrome where y_score >= threshold.
+`evaluate_predictions` returns what a run's file in metrics/ holds (`documents.RunMetrics`), `curves` what its plots show.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,42 +12,39 @@ import numpy.typing as npt
 import pandas as pd
 
 from faces.cli import InputError
+from faces.evidence.documents import (
+    ConfusionMatrix,
+    Epoch,
+    Images,
+    OperatingPoint,
+    RunMetrics,
+    Settings,
+    Training,
+    Validation,
+    Weights,
+)
+from faces.evidence.estimate import DIGITS, Estimate
 from faces.evidence.statistics import Array, bootstrap, wilson
 from faces.naming import LABELS
 from faces.params import Evaluate
 
 Labels = npt.NDArray[np.int64]
-Metric = dict[str, Any]
 
 THRESHOLD = 0.5
 BINS = 10  # of the calibration error and curve, of equal width
 WORDS = ("healthy", "Down syndrome")
 COLUMNS = ("path", "subset", "y_true", "y_score")
-TITLES = {
-    "accuracy": "accuracy",
-    "precision": "precision (Down syndrome)",
-    "recall": "recall (Down syndrome)",
-    "f1": "F1 (Down syndrome)",
-    "specificity": "specificity",
-    "precision_macro": "precision (macro)",
-    "recall_macro": "recall (macro)",
-    "f1_macro": "F1 (macro)",
-    "precision_weighted": "precision (weighted)",
-    "recall_weighted": "recall (weighted)",
-    "f1_weighted": "F1 (weighted)",
-    "balanced_accuracy": "balanced accuracy",
-    "mcc": "Matthews correlation",
-    "auroc": "AUROC",
-    "average_precision": "average precision",
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-}
-BOOTSTRAPPED = (
+METRICS = (  # without a suffix: of the Down syndrome class; _macro and _weighted: the average of both classes
+    "accuracy",
+    "precision",
+    "recall",
     "f1",
+    "specificity",
     "precision_macro",
     "recall_macro",
     "f1_macro",
     "precision_weighted",
+    "recall_weighted",
     "f1_weighted",
     "balanced_accuracy",
     "mcc",
@@ -70,6 +53,8 @@ BOOTSTRAPPED = (
     "brier",
     "ece",
 )
+PROPORTIONS = ("accuracy", "precision", "recall", "specificity")
+BOOTSTRAPPED = tuple(name for name in METRICS if name not in (*PROPORTIONS, "recall_weighted"))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -82,25 +67,6 @@ def read_predictions(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is not a CSV file: {' '.join(str(error).split())}") from None
     check_predictions(predictions, str(path))
     return predictions
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """Read one run's metrics document; an `InputError` names the file if it is not one."""
-    try:
-        return parse_document(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        raise InputError(f"{path} not found; run `dvc repro` first") from None
-
-
-def parse_document(text: str, where: str) -> dict[str, Any]:
-    """Return the metrics document a text holds; an `InputError` names where it stood if it holds none."""
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where} is not valid JSON: {error}") from None
-    if not isinstance(document, dict) or not {"run", "source", "n", "metrics", "training"} <= document.keys():
-        raise InputError(f"{where} is not a run's metrics; run `dvc repro` to write it again")
-    return document
 
 
 def check_predictions(predictions: pd.DataFrame, where: str = "predictions") -> None:
@@ -129,76 +95,64 @@ def check_predictions(predictions: pd.DataFrame, where: str = "predictions") -> 
                 raise InputError(f"{where}: no {word} image in the {subset} subset; metrics need both classes")
 
 
-def evaluate_predictions(predictions: pd.DataFrame, params: Evaluate, run: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics document of one run (its shape: this module's header).
+def evaluate_predictions(predictions: pd.DataFrame, params: Evaluate, run: dict[str, Any]) -> RunMetrics:
+    """Return the metrics of one run.
 
     predictions: columns path, subset, y_true, y_score; run: the run.json beside the model.
     """
     check_predictions(predictions)
     y_true, y_score = subset(predictions, "test")
     y_validation, score_validation = subset(predictions, "validation")
-    keys = (
-        "recipe",
-        "seed",
-        "transforms",
-        "stopped_epoch",
-        "best_epoch",
-        "n_train",
-        "n_validation",
-        "device",
+    on_validation = proportions(y_validation, score_validation, THRESHOLD, params.confidence)
+    return RunMetrics(
+        run=run["run"],
+        source=run["source"],
+        n=Images(
+            test=len(y_true),
+            test_down_syndrome=int(y_true.sum()),
+            test_healthy=int((1 - y_true).sum()),
+            validation=len(y_validation),
+            train=run["n_train"],
+        ),
+        settings=Settings(
+            confidence=params.confidence,
+            threshold=THRESHOLD,
+            resamples=params.resamples,
+            seed=params.seed,
+            calibration_bins=BINS,
+        ),
+        metrics=metrics_with_intervals(y_true, y_score, params),
+        confusion_matrix=_matrix(y_true, y_score, THRESHOLD),
+        validation=Validation(
+            metrics={name: on_validation[name] for name in ("accuracy", "recall", "specificity")},
+            confusion_matrix=_matrix(y_validation, score_validation, THRESHOLD),
+        ),
+        operating_point=operating_point(predictions, params),
+        training=Training(
+            **{key: run[key] for key in Training.model_fields if key not in ("at_best", "at_stop")},
+            at_best=_epoch(run["at_best"]),
+            at_stop=_epoch(run["at_stop"]),
+        ),
+        weights=Weights(**run["weights"]),
+        model_sha256=run["model_sha256"],
     )
-    return {
-        "run": run["run"],
-        "source": run["source"],
-        "n": {
-            "test": len(y_true),
-            "test_down_syndrome": int(y_true.sum()),
-            "test_healthy": int((1 - y_true).sum()),
-            "validation": len(y_validation),
-            "train": run["n_train"],
-        },
-        "settings": {
-            "confidence": params.confidence,
-            "threshold": THRESHOLD,
-            "resamples": params.resamples,
-            "seed": params.seed,
-            "calibration_bins": BINS,
-        },
-        "metrics": metrics_with_intervals(y_true, y_score, params),
-        "confusion_matrix": _matrix(y_true, y_score, THRESHOLD),
-        "validation": {
-            "metrics": proportions(
-                y_validation,
-                score_validation,
-                THRESHOLD,
-                params.confidence,
-                ("accuracy", "recall", "specificity"),
-            ),
-            "confusion_matrix": _matrix(y_validation, score_validation, THRESHOLD),
-        },
-        "operating_point": operating_point(predictions, params),
-        "training": {key: run[key] for key in keys if key in run}
-        | {
-            key: {name: round(value, 6) for name, value in run[key].items()}
-            for key in ("at_best", "at_stop")
-            if key in run
-        },
-        "weights": run["weights"],
-        "model_sha256": run["model_sha256"],
-    }
 
 
-def headline(document: dict[str, Any]) -> dict[str, float | int]:
+def _epoch(values: dict[str, Any]) -> Epoch:
+    return Epoch(**{name: round(value, DIGITS) for name, value in values.items()})
+
+
+def headline(document: RunMetrics) -> dict[str, float | int]:
     """Return the few flat numbers for `dvc exp show`; low and high are the accuracy's interval."""
-    metrics = document["metrics"]
+    accuracy = document.metrics["accuracy"]
     values = {
-        "accuracy": metrics["accuracy"]["value"],
-        "low": metrics["accuracy"]["low"],
-        "high": metrics["accuracy"]["high"],
-        **{name: metrics[name]["value"] for name in ("recall", "specificity", "f1", "auroc")},
+        "accuracy": accuracy.value,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        **{name: document.metrics[name].value for name in ("recall", "specificity", "f1", "auroc")},
     }
     rounded: dict[str, float | int] = {name: round(value, 4) for name, value in values.items()}
-    return rounded | {"n": document["n"]["test"], "epochs": document["training"]["stopped_epoch"]}
+    return rounded | {"n": document.n.test, "epochs": document.training.stopped_epoch}
 
 
 def subset(predictions: pd.DataFrame, name: str) -> tuple[Labels, Array]:
@@ -214,13 +168,13 @@ def confusion(y_true: Labels, y_score: Array, threshold: float) -> tuple[int, in
     return tn, fp, fn, tp
 
 
-def _matrix(y_true: Labels, y_score: Array, threshold: float) -> dict[str, Any]:
+def _matrix(y_true: Labels, y_score: Array, threshold: float) -> ConfusionMatrix:
     tn, fp, fn, tp = confusion(y_true, y_score, threshold)
-    return {"labels": list(LABELS), "matrix": [[tn, fp], [fn, tp]]}
+    return ConfusionMatrix(labels=LABELS, matrix=((tn, fp), (fn, tp)))
 
 
 def point_values(y_true: Labels, y_score: Array) -> dict[str, float]:
-    """Return every metric of TITLES at threshold 0.5; a ratio with nothing below the line is 0.
+    """Return every metric of METRICS at threshold 0.5; a ratio with nothing below the line is 0.
 
     scikit-learn's, whose user guide gives each formula; calibration error: `calibration_error`.
     """
@@ -240,7 +194,7 @@ def point_values(y_true: Labels, y_score: Array) -> dict[str, float]:
         "brier": sk.brier_score_loss(y_true, y_score),
         "ece": calibration_error(y_true, y_score),
     }
-    return {name: float(values[name]) for name in TITLES}
+    return {name: float(values[name]) for name in METRICS}
 
 
 def calibration_error(y_true: Labels, y_score: Array) -> float:
@@ -257,28 +211,22 @@ def _bins(y_score: Array) -> Labels:
     return np.minimum((y_score * BINS).astype(np.int64), BINS - 1)
 
 
-def metrics_with_intervals(y_true: Labels, y_score: Array, params: Evaluate) -> dict[str, Metric]:
-    """Return every metric of TITLES: Wilson intervals for proportions, bootstrap ones for the others."""
+def metrics_with_intervals(y_true: Labels, y_score: Array, params: Evaluate) -> dict[str, Estimate]:
+    """Return every metric of METRICS: Wilson intervals for proportions, bootstrap ones for the others."""
     values = point_values(y_true, y_score)
     exact = proportions(y_true, y_score, THRESHOLD, params.confidence)
     exact["recall_weighted"] = exact["accuracy"]  # the same number: each class's recall, weighted by its images
     lows, highs = bootstrap(weighted_metrics(y_true, y_score), y_true, params.confidence, params.resamples, params.seed)
     method = f"BCa bootstrap, stratified by class, {params.resamples} resamples"
     resampled = {
-        name: _metric(values[name], (float(low), float(high)), len(y_true), method)
+        name: Estimate.rounded(values[name], (float(low), float(high)), len(y_true), method)
         for name, low, high in zip(BOOTSTRAPPED, lows, highs, strict=True)
     }
-    return {name: exact[name] if name in exact else resampled[name] for name in TITLES}
+    return {name: exact[name] if name in exact else resampled[name] for name in METRICS}
 
 
-def proportions(
-    y_true: Labels,
-    y_score: Array,
-    threshold: float,
-    confidence: float,
-    names: tuple[str, ...] = ("accuracy", "precision", "recall", "specificity"),
-) -> dict[str, Metric]:
-    """Return the metrics that are a count over a count, with Wilson's interval and their own n."""
+def proportions(y_true: Labels, y_score: Array, threshold: float, confidence: float) -> dict[str, Estimate]:
+    """Return the metrics that are a count over a count (PROPORTIONS), with Wilson's interval and their own n."""
     tn, fp, fn, tp = confusion(y_true, y_score, threshold)
     counts = {
         "accuracy": (tp + tn, len(y_true)),
@@ -286,16 +234,7 @@ def proportions(
         "recall": (tp, tp + fn),
         "specificity": (tn, tn + fp),
     }
-    return {
-        name: _metric(k / n if n else 0.0, wilson(k, n, confidence), n, "Wilson")
-        for name, (k, n) in counts.items()
-        if name in names
-    }
-
-
-def _metric(value: float, interval: tuple[float, float], n: int, method: str) -> Metric:
-    low, high = interval
-    return {"value": round(value, 6), "low": round(low, 6), "high": round(high, 6), "n": n, "method": method}
+    return {name: Estimate.proportion(k, n, confidence) for name, (k, n) in counts.items()}
 
 
 def weighted_metrics(y_true: Labels, y_score: Array) -> Callable[[Array], Array]:
@@ -308,17 +247,17 @@ def weighted_metrics(y_true: Labels, y_score: Array) -> Callable[[Array], Array]
 
     def statistic(weights: Array) -> Array:
         weights = weights[:, order]
-        total = weights.sum(axis=1)
+        n = weights.sum(axis=1)
         true, false = np.cumsum(weights * y, axis=1), np.cumsum(weights * (1 - y), axis=1)
         positives, negatives = true[:, -1], false[:, -1]
-        tp = true[:, predicted - 1] if predicted else np.zeros_like(total)
-        fp = false[:, predicted - 1] if predicted else np.zeros_like(total)
+        tp = true[:, predicted - 1] if predicted else np.zeros_like(n)
+        fp = false[:, predicted - 1] if predicted else np.zeros_like(n)
         fn, tn = positives - tp, negatives - fp
 
         precision = np.stack([_ratio(tn, tn + fn), _ratio(tp, tp + fp)])  # [class, R]
         recall = np.stack([_ratio(tn, negatives), _ratio(tp, positives)])
         f1 = np.stack([_ratio(2 * tn, 2 * tn + fn + fp), _ratio(2 * tp, 2 * tp + fn + fp)])
-        share = np.stack([negatives, positives]) / total
+        share = np.stack([negatives, positives]) / n
         mcc = _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * positives * negatives * (tn + fn)))
 
         tps = np.pad(true[:, ends], ((0, 0), (1, 0)))  # [R, thresholds + 1], from (0, 0) on
@@ -337,8 +276,8 @@ def weighted_metrics(y_true: Labels, y_score: Array) -> Callable[[Array], Array]
             "mcc": mcc,
             "auroc": _ratio(area, positives * negatives),
             "average_precision": _ratio(steps.sum(axis=1), positives),
-            "brier": weights @ (y - score) ** 2 / total,
-            "ece": np.abs(weights @ (in_bin * (y - score)[:, None])).sum(axis=1) / total,
+            "brier": weights @ (y - score) ** 2 / n,
+            "ece": np.abs(weights @ (in_bin * (y - score)[:, None])).sum(axis=1) / n,
         }
         return np.stack([columns[name] for name in BOOTSTRAPPED], axis=1)
 
@@ -356,7 +295,7 @@ def threshold_for_recall(y_true: Labels, y_score: Array, target: float) -> float
     return float(found[needed - 1])
 
 
-def operating_point(predictions: pd.DataFrame, params: Evaluate) -> dict[str, Any]:
+def operating_point(predictions: pd.DataFrame, params: Evaluate) -> OperatingPoint:
     """Return the threshold that reaches the target recall on the validation subset, and what it does on test.
 
     The test intervals are for this threshold as it stands; that another validation subset would have chosen
@@ -365,34 +304,22 @@ def operating_point(predictions: pd.DataFrame, params: Evaluate) -> dict[str, An
     y_validation, score_validation = subset(predictions, "validation")
     y_true, y_score = subset(predictions, "test")
     threshold = threshold_for_recall(y_validation, score_validation, params.recall)
-    test = proportions(
-        y_true, y_score, threshold, params.confidence, ("recall", "specificity", "precision", "accuracy")
+    validation = proportions(y_validation, score_validation, threshold, params.confidence)
+    test = proportions(y_true, y_score, threshold, params.confidence)
+    return OperatingPoint(
+        target_recall=params.recall,
+        threshold=threshold,
+        validation={name: validation[name] for name in ("recall", "specificity")},
+        test=test | {"false_negatives": _missed(test["recall"]), "false_positives": _missed(test["specificity"])},
+        confusion_matrix=_matrix(y_true, y_score, threshold),
     )
-    return {
-        "target_recall": params.recall,
-        "threshold": threshold,
-        "validation": proportions(
-            y_validation, score_validation, threshold, params.confidence, ("recall", "specificity")
-        ),
-        "test": test
-        | {
-            "false_negatives": _missed(test["recall"]),
-            "false_positives": _missed(test["specificity"]),
-        },
-        "confusion_matrix": _matrix(y_true, y_score, threshold),
-    }
 
 
-def _missed(found: Metric) -> Metric:
+def _missed(found: Estimate) -> Estimate:
     """Turn the share of a class that was found into the number of images that were not."""
-    n = found["n"]
-    return {
-        "value": round(n * (1 - found["value"])),
-        "low": round(n * (1 - found["high"]), 2),
-        "high": round(n * (1 - found["low"]), 2),
-        "n": n,
-        "method": "Wilson",
-    }
+    n = found.n
+    missed = round(n * (1 - found.value))
+    return Estimate(missed, round(n * (1 - found.high), 2), round(n * (1 - found.low), 2), n, found.method)
 
 
 def curves(predictions: pd.DataFrame, confidence: float = 0.95) -> dict[str, pd.DataFrame]:
@@ -418,7 +345,7 @@ def curves(predictions: pd.DataFrame, confidence: float = 0.95) -> dict[str, pd.
         "calibration": _calibration(y_true, y_score, confidence),
         "operating_point": _trade_off(predictions),
     }
-    return {name: table.round(6) for name, table in tables.items()}
+    return {name: table.round(DIGITS) for name, table in tables.items()}
 
 
 def _calibration(y_true: Labels, y_score: Array, confidence: float) -> pd.DataFrame:
