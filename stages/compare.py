@@ -1,30 +1,39 @@
-"""Compare: the paper's Table III beside our trials, the trials beside each other, the paper's claims one by one."""
+"""Compare: the paper's Table III beside our runs, the runs beside each other, the paper's claims one by one."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from faces.cli import run
-from faces.evidence.comparison import compare, markdown, table
-from faces.evidence.metrics import read_document, read_predictions
+from faces.evidence.comparison import compare, to_frame
+from faces.evidence.documents import RunMetrics, read_document
+from faces.evidence.metrics import read_predictions
 from faces.evidence.paper import load_paper
 from faces.files import write_atomically, write_json
 from faces.params import load_params
 
 
-def main(trials: Path, predictions: Path, paper: Path, report: Path, rows: Path, page: Path) -> None:
-    """Write the comparison as JSON (report), CSV (rows) and Markdown (page).
+def main(
+    metrics: Path,
+    predictions: Path,
+    paper: Path,
+    out: Annotated[Path, typer.Option(help="where to write the comparison, without .json and .csv")],
+) -> None:
+    """Write the comparison of the runs that params.yaml names to compare, as JSON and as a table.
 
-    trials and predictions: folders with NAME.json and NAME.csv for each NAME of params.yaml: trials.
+    metrics and predictions: folders with NAME.json and NAME.csv for each run.
     """
     params = load_params()
     reported = load_paper(paper)
-    documents = {name: read_document(trials / f"{name}.json") for name in params.trials}
-    scores = {name: read_predictions(predictions / f"{name}.csv") for name in params.trials}
+    runs = {name: read_document(RunMetrics, metrics / f"{name}.json") for name in params.compared}
+    scores = {name: read_predictions(predictions / f"{name}.csv") for name in params.compared}
 
-    comparison = compare(reported, documents, scores, params.evaluate)
+    comparison = compare(reported, runs, scores, params.evaluate)
 
-    write_json(report, comparison)
-    write_atomically(rows, table(comparison, documents).to_csv(index=False, lineterminator="\n").encode())
-    write_atomically(page, markdown(comparison, reported).encode())
+    write_json(out.with_suffix(".json"), comparison.model_dump())
+    table = to_frame(comparison).to_csv(index=False, lineterminator="\n")
+    write_atomically(out.with_suffix(".csv"), table.encode())
 
 
 if __name__ == "__main__":

@@ -3,17 +3,14 @@
 from pathlib import Path
 
 from faces.cli import run
-from faces.evidence.consistency import check, markdown
+from faces.evidence.consistency import check
 from faces.evidence.paper import load_paper
-from faces.files import write_atomically, write_json
+from faces.files import write_json
 
 
-def main(paper: Path, report: Path, page: Path) -> None:
-    """Write the findings as JSON (report) and Markdown (page)."""
-    findings = check(load_paper(paper))
-
-    write_json(report, findings)
-    write_atomically(page, markdown(findings).encode())
+def main(paper: Path, out: Path) -> None:
+    """Write what each row of a paper's table can and cannot come from."""
+    write_json(out, check(load_paper(paper)).model_dump())
 
 
 if __name__ == "__main__":

@@ -1,23 +1,27 @@
-"""Put one recipe's results on several splits together: spread, intervals, and the images always taken for the other."""
+"""Put each recipe's results on several splits together: spread, intervals, images always taken for the other class."""
 
 from pathlib import Path
 
 from faces.cli import run
-from faces.evidence.metrics import read_document, read_predictions
-from faces.evidence.repeats import markdown, summarise
-from faces.files import write_atomically, write_json
+from faces.evidence.documents import RunMetrics, read_document
+from faces.evidence.metrics import read_predictions
+from faces.evidence.repeats import repeated, summarise
+from faces.files import write_json
 from faces.params import load_params
 
 
-def main(metrics: Path, predictions: Path, out_json: Path, out_markdown: Path) -> None:
-    """Summarise SEED.json of `metrics` and SEED.csv of `predictions`, for each seed of params.yaml: repeats."""
+def main(metrics: Path, predictions: Path, out: Path) -> None:
+    """Summarise each recipe that params.yaml runs on several splits with the same seed.
+
+    metrics and predictions: folders with NAME.json and NAME.csv for each run.
+    """
     params = load_params()
-    seeds = params.repeats.split_seeds
-    documents = {seed: read_document(metrics / f"{seed}.json") for seed in seeds}
-    scores = {seed: read_predictions(predictions / f"{seed}.csv") for seed in seeds}
-    summary = summarise(documents, scores, params.evaluate.confidence)
-    write_json(out_json, summary)
-    write_atomically(out_markdown, markdown(summary, params.evaluate.recall).encode())
+    summaries = {}
+    for recipe, runs in repeated(params.runs).items():
+        documents = {split: read_document(RunMetrics, metrics / f"{name}.json") for split, name in runs.items()}
+        scores = {split: read_predictions(predictions / f"{name}.csv") for split, name in runs.items()}
+        summaries[recipe] = summarise(documents, scores, params.evaluate.confidence).model_dump()
+    write_json(out, summaries)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,14 @@ GRIM: Brown, N. J. L., Heathers, J. A. J. (2017). The GRIM test. Social Psycholo
 363-369. The two F1 of averages: Opitz, J., Burst, S. (2019). Macro F1 and macro F1. arXiv:1911.03347.
 """
 
-import textwrap
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from faces.cli import InputError
+from faces.evidence.documents import Document
 from faces.evidence.paper import Classes, Paper, Quantity, Row, value_and_unit
 from faces.evidence.statistics import Array
 
@@ -25,13 +23,95 @@ Mask = npt.NDArray[np.bool_]
 Figures = dict[Quantity, Array]
 Reading = Literal["rounded", "truncated"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
-TOGETHER: tuple[Quantity, ...] = ("precision", "recall", "f1")
-LETTERS = {"precision": "P", "recall": "R", "f1": "F1"}
+AVERAGED: tuple[Quantity, ...] = ("precision", "recall", "f1")
 
 LARGEST = 4_000_000  # matrices; beyond this the arrays outgrow a small machine's memory
 SLACK = 1e-13  # far above float error, far below the distance of two matrices' figures
 LISTED = 5  # matrices written out per search
-BATCHED = "An accuracy that was averaged over batches of unequal size can take other values than these."
+
+
+class OneMatrix(Document):
+    """A confusion matrix, the number of images it gets right, and its accuracy in the paper's digits."""
+
+    tn: int
+    fp: int
+    fn: int
+    tp: int
+    right: int
+    accuracy: str
+
+
+class Search(Document):
+    """How many matrices give what a row reports, with one averaging and one reading of the digits.
+
+    counts: each of the averaged figures alone; averages: all of them at once; all: and the accuracy, too;
+    matrices: the first LISTED of those behind `averages`.
+    """
+
+    averaging: str
+    reading: Reading
+    counts: dict[Quantity, int]
+    averages: int
+    all: int
+    matrices: tuple[OneMatrix, ...]
+
+    @property
+    def label(self) -> str:
+        """The way of averaging and reading in words."""
+        return label(self.averaging, self.reading)
+
+
+class Figure(OneMatrix):
+    """A row's printed matrix: the ways in which it gives the row's averaged figures, and whose it gives at all."""
+
+    gives_accuracy: bool
+    gives: tuple[str, ...]
+    explains: tuple[str, ...]
+    same_as: tuple[str, ...]
+
+
+class RowFindings(Document):
+    """What a row can come from; accuracy_alone: the counts of right images by reading; implied: by any search."""
+
+    row: str
+    name: str
+    reported: dict[Quantity, str]
+    accuracy_alone: dict[Reading, tuple[int, ...]] | None
+    searches: tuple[Search, ...]
+    consistent: bool
+    implied_right: tuple[int, ...]
+    implied_accuracy: tuple[str, ...]
+    figure: Figure | None
+
+    @property
+    def explained_by(self) -> list[str]:
+        """The searches that find a matrix for all averaged figures at once."""
+        return [search.label for search in self.searches if search.averages]
+
+
+class Proportion(Document):
+    """An accuracy reported of n images, and which counts of right images are printed like it, by reading."""
+
+    row: str
+    quantity: str
+    reported: str
+    n: int
+    counts: dict[Reading, tuple[int, ...]]
+
+
+class Consistency(Document):
+    """What metrics/consistency.json holds; matrices: how many were tried."""
+
+    table: str
+    test: Classes
+    matrices: int
+    rows: tuple[RowFindings, ...]
+    proportions: tuple[Proportion, ...]
+
+
+def label(averaging: str, reading: Reading) -> str:
+    """Return the name of a way of averaging and reading."""
+    return f"{averaging}, {reading}"
 
 
 def matches(values: Array | float, printed: str, reading: Reading) -> Mask:
@@ -57,7 +137,7 @@ def averagings(test: Classes) -> Iterator[tuple[str, Figures]]:
     yield f"class {test.positive.name}", positive
     yield f"class {test.negative.name}", negative
     for name, share in (("macro", 0.5), ("weighted", p / (p + n))):
-        mean: Figures = {key: share * positive[key] + (1 - share) * negative[key] for key in TOGETHER}
+        mean: Figures = {key: share * positive[key] + (1 - share) * negative[key] for key in AVERAGED}
         mean["accuracy"] = accuracy
         yield name, mean
         yield f"{name} (F1 of averages)", mean | {"f1": _harmonic(mean["precision"], mean["recall"])}
@@ -74,67 +154,62 @@ def _harmonic(a: Array, b: Array) -> Array:
     return np.divide(2 * a * b, a + b, out=np.zeros_like(a), where=a + b > 0)
 
 
-def possible_counts(printed: str, n: int) -> dict[str, list[int]]:
+def possible_counts(printed: str, n: int) -> dict[Reading, tuple[int, ...]]:
     """Return, for rounded and truncated digits, which counts out of n images are printed like this."""
     shares = np.arange(n + 1) / n
-    return {reading: np.flatnonzero(matches(shares, printed, reading)).tolist() for reading in READINGS}
+    return {reading: tuple(np.flatnonzero(matches(shares, printed, reading)).tolist()) for reading in READINGS}
 
 
-def check(paper: Paper) -> dict[str, Any]:
-    """Return what each row of a paper's table can and cannot come from (shape: the keys below)."""
+def check(paper: Paper) -> Consistency:
+    """Return what each row of a paper's table can and cannot come from."""
     test = paper.test
     size = (test.positive.n + 1) * (test.negative.n + 1)
     if size > LARGEST:
         raise InputError(f"{size} confusion matrices are too many to try; at most {LARGEST} can be")
     searches = _search(paper)
-    rows = [_row(paper, name, searches) for name in paper.rows]
-    explains = Counter(label for row in rows for label in row["explained_by"])
-    for row in rows:
-        row["sentences"] = _sentences(row, paper, explains)
-    document = {
-        "title": paper.title,
-        "table": paper.table,
-        "n": {"positive": test.positive.n, "negative": test.negative.n, "total": test.total},
-        "names": {"positive": test.positive.name, "negative": test.negative.name},
-        "matrices": size,
-        "rows": rows,
-        "proportions": _proportions(paper),
-    }
-    return document | {"summary": _summary(document)}
+    return Consistency(
+        table=paper.table,
+        test=test,
+        matrices=size,
+        rows=tuple(_row(paper, name, searches[name]) for name in paper.rows),
+        proportions=_proportions(paper),
+    )
 
 
-def _search(paper: Paper) -> dict[str, list[dict[str, Any]]]:
-    """Return per row one search for each averaging and reading: how many matrices give what, and which."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in paper.rows}
+def _search(paper: Paper) -> dict[str, list[tuple[Search, set[int]]]]:
+    """Return per row one search for each averaging and reading, and how many images its matrices get right."""
+    found: dict[str, list[tuple[Search, set[int]]]] = {name: [] for name in paper.rows}
     for averaging, figures in averagings(paper.test):
         for name, row in paper.rows.items():
             for reading in READINGS:
                 masks = {key: matches(figures[key], text, reading) for key, text in row.reported.items()}
-                three = [masks[key] for key in TOGETHER if key in masks]
-                if not three:
+                averages = {key: masks[key] for key in AVERAGED if key in masks}
+                if not averages:
                     continue
-                together: Mask = np.logical_and.reduce(three)
-                everything = together & masks["accuracy"] if "accuracy" in masks else together
-                cells = np.argwhere(together)
-                found[name].append(
-                    {"averaging": averaging, "reading": reading}
-                    | {key: int(masks[key].sum()) for key in TOGETHER if key in masks}
-                    | {"together": len(cells), "all": int(everything.sum())}
-                    | {"matrices": [_matrix(tp, tn, paper.test, row) for tp, tn in cells[:LISTED].tolist()]}
-                    | {"right": sorted(set(cells.sum(axis=1).tolist()))}
+                at_once: Mask = np.logical_and.reduce(list(averages.values()))
+                every = at_once & masks["accuracy"] if "accuracy" in masks else at_once
+                cells = np.argwhere(at_once)
+                search = Search(
+                    averaging=averaging,
+                    reading=reading,
+                    counts={key: int(mask.sum()) for key, mask in averages.items()},
+                    averages=len(cells),
+                    all=int(every.sum()),
+                    matrices=tuple(_matrix(tp, tn, paper.test, row) for tp, tn in cells[:LISTED].tolist()),
                 )
+                found[name].append((search, set(cells.sum(axis=1).tolist())))
     return found
 
 
-def _matrix(tp: int, tn: int, test: Classes, row: Row) -> dict[str, Any]:
-    return {
-        "tn": tn,
-        "fp": test.negative.n - tn,
-        "fn": test.positive.n - tp,
-        "tp": tp,
-        "right": tp + tn,
-        "accuracy": _printed_like(row.accuracy, (tp + tn) / test.total),
-    }
+def _matrix(tp: int, tn: int, test: Classes, row: Row) -> OneMatrix:
+    return OneMatrix(
+        tn=tn,
+        fp=test.negative.n - tn,
+        fn=test.positive.n - tp,
+        tp=tp,
+        right=tp + tn,
+        accuracy=_printed_like(row.accuracy, (tp + tn) / test.n),
+    )
 
 
 def _printed_like(printed: str | None, value: float) -> str:
@@ -144,34 +219,28 @@ def _printed_like(printed: str | None, value: float) -> str:
     return f"{100 * value:.{digits}f}%" if printed.endswith("%") else f"{value:.{digits}f}"
 
 
-def _row(paper: Paper, name: str, searches: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _row(paper: Paper, name: str, searches: list[tuple[Search, set[int]]]) -> RowFindings:
     row = paper.rows[name]
-    explained = [search for search in searches[name] if search["together"]]
-    alone = possible_counts(row.accuracy, paper.test.total) if row.accuracy else None
-    right = sorted({count for search in explained for count in search["right"]})
-    if searches[name]:
-        consistent = any(search["all"] for search in searches[name])
+    alone = possible_counts(row.accuracy, paper.test.n) if row.accuracy else None
+    right = sorted(set().union(*(counts for _, counts in searches)))
+    if searches:
+        consistent = any(search.all for search, _ in searches)
     else:
         consistent = any(alone.values()) if alone else False
-    return {
-        "row": name,
-        "name": row.name,
-        "reported": dict(row.reported),
-        "accuracy_alone": alone,
-        "searches": [{key: value for key, value in search.items() if key != "right"} for search in searches[name]],
-        "explained_by": [_label(search) for search in explained],
-        "consistent": consistent,
-        "implied_right": right,
-        "implied_accuracy": [_printed_like(row.accuracy, count / paper.test.total) for count in right],
-        "figure": _figure(paper, name),
-    }
+    return RowFindings(
+        row=name,
+        name=row.name,
+        reported=row.reported,
+        accuracy_alone=alone,
+        searches=tuple(search for search, _ in searches),
+        consistent=consistent,
+        implied_right=tuple(right),
+        implied_accuracy=tuple(_printed_like(row.accuracy, count / paper.test.n) for count in right),
+        figure=_figure(paper, name),
+    )
 
 
-def _label(search: dict[str, Any]) -> str:
-    return f"{search['averaging']}, {search['reading']}"
-
-
-def _figure(paper: Paper, name: str) -> dict[str, Any] | None:
+def _figure(paper: Paper, name: str) -> Figure | None:
     """Return what the row's printed confusion matrix gives: of its own row and of the others."""
     row = paper.rows[name]
     if row.matrix is None:
@@ -180,247 +249,32 @@ def _figure(paper: Paper, name: str) -> dict[str, Any] | None:
     explains: dict[str, list[str]] = {other: [] for other in paper.rows}
     for averaging, figures in averagings(paper.test):
         for other, candidate in paper.rows.items():
-            three = {key: text for key, text in candidate.reported.items() if key in TOGETHER}
+            averages = {key: text for key, text in candidate.reported.items() if key in AVERAGED}
             for reading in READINGS:
-                if three and all(matches(figures[key][m.tp, m.tn], text, reading) for key, text in three.items()):
-                    explains[other].append(f"{averaging}, {reading}")
-    alike = [other for other, candidate in paper.rows.items() if other != name and candidate.matrix == m]
-    accuracy = (m.tp + m.tn) / paper.test.total
-    return _matrix(m.tp, m.tn, paper.test, row) | {
-        "gives_accuracy": bool(row.accuracy)
-        and any(bool(matches(accuracy, row.accuracy or "", reading)) for reading in READINGS),
-        "gives": explains[name],
-        "explains": [other for other, ways in explains.items() if ways],
-        "same_as": alike,
-    }
+                given = [bool(matches(figures[key][m.tp, m.tn], text, reading)) for key, text in averages.items()]
+                if given and all(given):
+                    explains[other].append(label(averaging, reading))
+    accuracy = (m.tp + m.tn) / paper.test.n
+    return Figure(
+        **_matrix(m.tp, m.tn, paper.test, row).model_dump(),
+        gives_accuracy=row.accuracy is not None
+        and any(bool(matches(accuracy, row.accuracy, reading)) for reading in READINGS),
+        gives=tuple(explains[name]),
+        explains=tuple(other for other, ways in explains.items() if ways),
+        same_as=tuple(other for other, its in paper.rows.items() if other != name and its.matrix == m),
+    )
 
 
-def _proportions(paper: Paper) -> list[dict[str, Any]]:
+def _proportions(paper: Paper) -> tuple[Proportion, ...]:
     """Return which counts of images can give the train and validation accuracies."""
     if paper.n is None:
-        return []
-    return [
-        {"row": name, "name": row.name, "quantity": f"{subset} accuracy", "reported": printed, "n": n}
-        | possible_counts(printed, n)
+        return ()
+    return tuple(
+        Proportion(row=name, quantity=quantity, reported=printed, n=n, counts=possible_counts(printed, n))
         for name, row in paper.rows.items()
-        for subset, printed, n in (
-            ("train", row.train_accuracy, paper.n.train),
-            ("validation", row.validation_accuracy, paper.n.validation),
+        for quantity, printed, n in (
+            ("train_accuracy", row.train_accuracy, paper.n.train),
+            ("validation_accuracy", row.validation_accuracy, paper.n.validation),
         )
         if printed is not None
-    ]
-
-
-def _sentences(row: dict[str, Any], paper: Paper, explains: Counter[str]) -> list[str]:
-    """Say in words what can and cannot be of one row; `explains` counts the rows that a search explains."""
-    total, reported = paper.test.total, row["reported"]
-    three = [key for key in TOGETHER if key in reported]
-    names = _listed([_word(key) for key in three])
-    sentences = []
-    if row["accuracy_alone"]:
-        counts = counts_in_words(row["accuracy_alone"])
-        sentences.append(f"Accuracy {reported['accuracy']} alone: {counts} of {total} images right.")
-    if three and not row["explained_by"]:
-        sentences.append(f"No averaging, rounded or truncated, gives {names} together from one matrix.")
-    elif three:
-        sentences.append(f"{names[0].upper()}{names[1:]} come together from {_ways(row['explained_by'])}.")
-        best = max((s for s in row["searches"] if s["together"]), key=lambda s: explains[_label(s)])
-        shown = " or ".join(_cells(matrix) for matrix in best["matrices"])
-        more = " and others" if best["together"] > LISTED else ""
-        sentences.append(f"As {_label(best)}: {shown}{more}.")
-    if three and "accuracy" in reported:
-        if row["consistent"]:
-            sentences.append("All its figures can come from one matrix: consistent.")
-        elif row["explained_by"]:
-            sentences.append(
-                f"Then the accuracy would have been {_listed(row['implied_accuracy'], 'or')}, "
-                f"not {reported['accuracy']}: the row cannot come from one matrix."
-            )
-    return sentences + _figure_sentences(row, paper)
-
-
-def _figure_sentences(row: dict[str, Any], paper: Paper) -> list[str]:
-    figure = row["figure"]
-    if figure is None:
-        return []
-    start = f"The printed matrix ({_cells(figure)}) has accuracy {figure['accuracy']}"
-    reported = row["reported"].get("accuracy")
-    if reported:
-        start += ", as reported" if figure["gives_accuracy"] else f", not {reported}"
-    sentences = [start + "."]
-    names = _listed([_word(key) for key in TOGETHER if key in row["reported"]])
-    if figure["gives"]:
-        sentences.append(f"It gives this row's {names}: {_ways(figure['gives'])}.")
-    elif names:
-        others = [paper.rows[other].name for other in figure["explains"]]
-        instead = f", but those of {_listed(others)}" if others else ""
-        sentences.append(f"It does not give this row's {names}{instead}.")
-    if figure["same_as"]:
-        same = _listed([paper.rows[other].name for other in figure["same_as"]])
-        sentences.append(f"It is the same matrix as that of {same}.")
-    return sentences
-
-
-def _summary(document: dict[str, Any]) -> str:
-    """Return the findings in two sentences, or one where the paper prints no confusion matrix."""
-    rows, n, names = document["rows"], document["n"], document["names"]
-    bad = [row for row in rows if not row["consistent"]]
-    space = (
-        f"{document['matrices']:,} confusion matrices that {n['positive']} {names['positive']} and "
-        f"{n['negative']} {names['negative']} test images allow"
     )
-    if not bad:
-        first = f"Each row of {document['table']} can come from one of the {space}"
-    elif len(bad) == len(rows):
-        first = f"None of the {space} gives all figures of any row of {document['table']}"
-    else:
-        first = (
-            f"Of the {space}, none gives all figures of {_listed([row['name'] for row in bad])} "
-            f"in {document['table']}; the other rows can each come from one"
-        )
-    implied = [row for row in bad if row["implied_right"] and "accuracy" in row["reported"]]
-    if implied:
-        way = _shared_way(implied)
-        several = len(implied) > 1
-        fits = f" (only {way} averages fit {'all' if several else 'them'})" if way else ""
-        first += (
-            f": precision, recall and F1 of {_listed([row['name'] for row in implied])}"
-            f"{fits} belong to "
-            f"{'accuracies' if several else 'an accuracy'} of "
-            f"{_listed([_listed(row['implied_accuracy'], 'or') for row in implied])}, where "
-            f"{_listed([row['reported']['accuracy'] for row in implied])} {'are' if several else 'is'} reported"
-        )
-    figures = [row for row in rows if row["figure"]]
-    if not figures:
-        return first + "."
-    return f"{first}. {_figures_summary(figures, {row['row']: row['name'] for row in rows})}"
-
-
-def _shared_way(rows: list[dict[str, Any]]) -> str:
-    """Return the one averaging and reading that explains every one of these rows, or nothing."""
-    shared = set.intersection(*(set(row["explained_by"]) for row in rows))
-    return " ".join(reversed(shared.pop().rsplit(", ", 1))) if len(shared) == 1 else ""
-
-
-def _figures_summary(rows: list[dict[str, Any]], names: dict[str, str]) -> str:
-    with_accuracy = [row["name"] for row in rows if row["figure"]["gives_accuracy"]]
-    with_three = [row["name"] for row in rows if row["figure"]["gives"]]
-    alike = sorted({tuple(sorted([row["row"], *row["figure"]["same_as"]])) for row in rows if row["figure"]["same_as"]})
-    text = (
-        f"Of the {len(rows)} printed confusion matrices, {_which(with_accuracy)} the row's accuracy and "
-        f"{_which(with_three)} the row's precision, recall and F1"
-    )
-    for group in alike:
-        text += f"; those of {_listed([names[name] for name in group])} are one and the same"
-    return text + "."
-
-
-def _which(names: list[str]) -> str:
-    if not names:
-        return "none gives"
-    return f"{'that' if len(names) == 1 else 'those'} of {_listed(names)} {'gives' if len(names) == 1 else 'give'}"
-
-
-def _word(quantity: str) -> str:
-    return "F1" if quantity == "f1" else quantity
-
-
-def _listed(words: list[str], last: str = "and") -> str:
-    return " ".join([", ".join(words[:-1]), last, words[-1]]) if len(words) > 1 else "".join(words)
-
-
-def _ways(labels: list[str]) -> str:
-    """Shorten "macro, rounded" and "macro, truncated" to "macro, rounded or truncated", and so on."""
-    readings: dict[str, list[str]] = {}
-    for label in labels:
-        averaging, reading = label.rsplit(", ", 1)
-        readings.setdefault(averaging, []).append(reading)
-    by_reading: dict[str, list[str]] = {}
-    for averaging, found in readings.items():
-        by_reading.setdefault(" or ".join(found), []).append(averaging)
-    return "; ".join(f"{_listed(found, 'or')}, {reading}" for reading, found in by_reading.items())
-
-
-def counts_in_words(counts: dict[str, list[int]]) -> str:
-    """Say which counts give a proportion: "246 (rounded)", "1864 (either way)", "no number"."""
-    readings: dict[str, list[str]] = {}
-    for reading in READINGS:
-        if values := counts[reading]:
-            text = f"{values[0]} to {values[-1]}" if len(values) > 2 else " or ".join(map(str, values))
-            readings.setdefault(text, []).append(reading)
-    return " or ".join(
-        f"{text} ({ways[0] if len(ways) == 1 else 'either way'})" for text, ways in readings.items()
-    ) or ("no number")
-
-
-def _cells(matrix: dict[str, Any]) -> str:
-    cells = ", ".join(f"{key.upper()} {matrix[key]}" for key in ("tn", "fp", "fn", "tp"))
-    return f"{cells}: {matrix['right']} right"
-
-
-def markdown(document: dict[str, Any]) -> str:
-    """Return the findings as a page: summary, one table, then each row in words."""
-    n, names = document["n"], document["names"]
-    rows = [
-        {
-            "row": row["name"],
-            "accuracy": row["reported"].get("accuracy", ""),
-            "needs right": counts_in_words(row["accuracy_alone"]) if row["accuracy_alone"] else "",
-            "P, R, F1 need": _listed([str(count) for count in row["implied_right"]], "or") or "none",
-            "accuracy then": _listed(row["implied_accuracy"], "or"),
-            "printed matrix": f"{row['figure']['right']} right, {row['figure']['accuracy']}" if row["figure"] else "",
-            "possible": "yes" if row["consistent"] else "no",
-        }
-        for row in document["rows"]
-    ]
-    page = [
-        f"# {document['table']} against itself",
-        document["summary"],
-        _table(rows),
-        f"All {document['matrices']:,} confusion matrices of {n['positive']} {names['positive']} (positive) and "
-        f"{n['negative']} {names['negative']} test images were tried, with precision, recall and F1 of either class, "
-        "macro, weighted (F1 as the average of F1s and as the F1 of the averages) and micro, rounded and truncated.",
-    ]
-    for row in document["rows"]:
-        page += [f"## {row['name']}", _bullets(row["sentences"])]
-        if row["searches"]:
-            page += [_searches_table(row)]
-    if document["proportions"]:
-        page += ["## Train and validation accuracy", _proportions_table(document["proportions"]), BATCHED]
-    return "\n\n".join(part if part[0] in "#|-" else textwrap.fill(part, 110) for part in page) + "\n"
-
-
-def _bullets(sentences: list[str]) -> str:
-    return "\n".join(textwrap.fill(f"- {sentence}", 110, subsequent_indent="  ") for sentence in sentences)
-
-
-def _searches_table(row: dict[str, Any]) -> str:
-    """Return how many matrices give each figure, without the averagings that give none."""
-    return _table(
-        [
-            {"matrices that give": _label(search)}
-            | {f"{LETTERS[key]} {row['reported'][key]}": search[key] for key in TOGETHER if key in search}
-            | {"all three": search["together"], "and accuracy": search["all"]}
-            for search in row["searches"]
-            if any(search[key] for key in TOGETHER if key in search)
-        ]
-        or [{"matrices that give": "none of the figures"}]
-    )
-
-
-def _proportions_table(proportions: list[dict[str, Any]]) -> str:
-    return _table(
-        [
-            {
-                "row": item["name"],
-                "figure": item["quantity"],
-                "reported": item["reported"],
-                "images right": f"{counts_in_words(item)} of {item['n']}",
-            }
-            for item in proportions
-        ]
-    )
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)

@@ -47,7 +47,7 @@ class Classes(Section):
     negative: OneClass
 
     @property
-    def total(self) -> int:
+    def n(self) -> int:
         """Images of both classes."""
         return self.positive.n + self.negative.n
 
@@ -95,7 +95,7 @@ class Row(Section):
 
 
 class Claim(Section):
-    """A conclusion of the paper, and the kind of criterion that weighs it."""
+    """A conclusion of the paper, and the kind of criterion that decides it (faces/evidence/claims.py)."""
 
     claim: str
     kind: Literal["reaches", "best", "underfits", "overfits"]

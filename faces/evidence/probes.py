@@ -5,7 +5,7 @@ its file's size and format, its mean colour, how sharp it is, its border, or its
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,54 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from faces.cli import InputError
+from faces.evidence.documents import Document, RunMetrics
+from faces.evidence.estimate import Estimate
+from faces.evidence.statistics import bootstrap
 from faces.images import decode as images
 
 Array = NDArray[np.float64]
 THUMBNAIL = 16  # pixels a side; the outermost ring is the border, a quarter of each side makes a corner
-SEES = {
-    "file": "bytes of the file, its format and colour mode",
-    "colour": "mean red, green and blue",
-    "blur": "variance of the Laplacian",
-    "border": "a ring of 1/16 of each side, as 60 averaged colours",
-    "corners": "four corners of 1/4 of each side, as 64 averaged colours; the rest masked",
-}
-ALL = "all together"
+ALL = "all of these"  # the view that joins the others
 MODELS = ("logistic regression", "random forest")
+STRONGEST = (ALL, "random forest")  # the probe that the runs are set beside, image by image
 TREES = 300
 
 
+class Probe(Document):
+    """One model of one view: its cross-validated accuracy on all images, and on the test subset."""
+
+    sees: str
+    model: str
+    accuracy: Estimate
+    accuracy_on_test: Estimate
+
+
+class Beside(Document):
+    """A run's test accuracy, and the same where the STRONGEST probe is right and where it is wrong; None of no image.
+
+    A run that took the same shortcuts would fail where the probe fails.
+    """
+
+    accuracy: Estimate
+    where_probe_is_right: Estimate | None
+    where_probe_is_wrong: Estimate | None
+
+
+class Probes(Document):
+    """What metrics/probes.json holds; guessing: the share of the larger class."""
+
+    source: str
+    n: int
+    folds: int
+    seed: int
+    confidence: float
+    guessing: float
+    probes: tuple[Probe, ...]
+    runs: dict[str, Beside]
+
+
 def describe(root: Path, table: pd.DataFrame) -> dict[str, Array]:
-    """Return each probe's view of N images, float64 [N, numbers], and that of all together.
+    """Return each probe's view of N images, float64 [N, numbers], and that of all of them joined.
 
     table: columns path, format, mode, width, height, bytes, as the audit writes them.
     """
@@ -114,14 +144,12 @@ def _classifier(model: str, seed: int) -> Any:
 
 def accuracies(
     right: NDArray[np.bool_], groups: Sequence[str], confidence: float, resamples: int, seed: int
-) -> list[Mapping[str, float]]:
-    """Return accuracy and its interval of M models whose answers to N images are right or not: [N, M].
+) -> list[Estimate]:
+    """Return the accuracy of M models whose answers to N images are right or not: [N, M].
 
     BCa bootstrap of whole groups, since duplicates are right or wrong together. The models stay as they were
     fitted: what another training set would have changed is not in the interval.
     """
-    from faces.evidence.statistics import bootstrap
-
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     sizes = np.bincount(group).astype(float)
     hits = np.stack([np.bincount(group, weights=column) for column in right.T], axis=1)  # [groups, M]
@@ -131,8 +159,25 @@ def accuracies(
         return share
 
     low, high = bootstrap(accuracy, np.zeros(len(sizes), np.int64), confidence, resamples, seed)
-    values = right.mean(axis=0)
+    method = f"BCa bootstrap of groups of duplicates, {resamples} resamples, models as fitted"
     return [
-        {"value": round(float(v), 4), "low": round(float(a), 4), "high": round(float(b), 4), "n": len(right)}
-        for v, a, b in zip(values, low, high, strict=True)
+        Estimate.rounded(float(value), (float(a), float(b)), len(right), method)
+        for value, a, b in zip(right.mean(axis=0), low, high, strict=True)
     ]
+
+
+def beside(run: RunMetrics, predictions: pd.DataFrame, probe_right: "pd.Series[bool]", confidence: float) -> Beside:
+    """Return a run's test accuracy, split by whether a probe is right on the image (`probe_right`, by path)."""
+    test = predictions[predictions["subset"] == "test"].set_index("path")
+    right = (test["y_score"] >= run.settings.threshold) == (test["y_true"] == 1)
+    by_probe = probe_right.reindex(right.index)
+    if by_probe.isna().any():
+        raise InputError(f"the predictions of {run.run} hold images that the audit does not; run `dvc repro`")
+
+    def where(is_right: bool) -> Estimate | None:
+        there = right[by_probe == is_right]
+        return Estimate.proportion(int(there.sum()), len(there), confidence) if len(there) else None
+
+    return Beside(
+        accuracy=run.metrics["accuracy"], where_probe_is_right=where(True), where_probe_is_wrong=where(False)
+    )
