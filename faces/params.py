@@ -159,6 +159,12 @@ class Params(Section):
     probe: Probe
     gate: Gate
 
+    @property
+    def compared(self) -> list[str]:
+        """The names of the runs that are set beside each other."""
+        chosen = (self.compare.split, self.compare.seed)
+        return [name for name, run in self.runs.items() if (run.split, run.seed) == chosen]
+
     @model_validator(mode="after")
     def _named(self) -> "Params":
         splits = [(f"runs.{name}", run.split) for name, run in self.runs.items()]
