@@ -4,11 +4,12 @@ from pathlib import Path
 
 from faces.cli import run
 from faces.pages.report import read_evidence, readme
+from faces.params import load_params
 
 
-def main(readme_file: Path, metrics_dir: Path) -> None:
+def main(readme_file: Path, metrics: Path) -> None:
     """Rewrite the block between the marks of `faces.pages.report.README_MARKS`; the rest stays as it is."""
-    text = readme(readme_file.read_text(encoding="utf-8"), read_evidence(metrics_dir))
+    text = readme(readme_file.read_text(encoding="utf-8"), read_evidence(metrics, load_params().splits))
     readme_file.write_text(text, encoding="utf-8", newline="\n")
 
 

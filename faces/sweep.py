@@ -12,11 +12,9 @@ import json
 import subprocess
 from typing import Any, Literal
 
-import pandas as pd
-
 from faces.cli import InputError, run
-from faces.evidence.comparison import interval_text
-from faces.evidence.statistics import wilson
+from faces.evidence.estimate import Estimate
+from faces.pages.markdown import filled, marked, table
 from faces.params import Params, load_params
 from faces.section import Section
 from faces.training.recipe import overlay
@@ -40,7 +38,7 @@ def main(action: Literal["queue", "table"]) -> None:
             command = ["dvc", "exp", "run", "--queue", "--name", f"sweep-{name}"]
             subprocess.run([*command, *overrides(params, name), STAGE], check=True)
     else:
-        print(markdown(params, {name: read_facts(name) for name in params.sweep.variants}))
+        print(markdown(params, {name: read_facts(name) for name in params.sweep.variants}), end="")
 
 
 def check(params: Params, name: str) -> None:
@@ -85,35 +83,31 @@ def markdown(params: Params, facts: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, found in sorted(facts.items(), key=lambda item: (-item[1]["at_best"]["val_accuracy"], item[0])):
         best, n = found["at_best"], found["n_validation"]
-        right = round(best["val_accuracy"] * n)
-        low, high = wilson(right, n, params.evaluate.confidence)
+        accuracy = Estimate.proportion(round(best["val_accuracy"] * n), n, params.evaluate.confidence)
         rows.append(
-            {
-                "variant": name,
-                "change": _in_words(given(params.sweep.variants[name])) or "none",
-                "validation accuracy": interval_text({"value": right / n, "low": low, "high": high}),
-                "n": n,
-                "validation loss": f"{best['val_loss']:.4f}",
-                "epoch kept": f"{found['best_epoch']} of {found['stopped_epoch']}",
-                "training accuracy": f"{best['train_accuracy']:.1%}",
-            }
+            (
+                name,
+                _in_words(given(params.sweep.variants[name])) or "none",
+                accuracy.percent,
+                n,
+                f"{best['val_loss']:.4f}",
+                f"{found['best_epoch']} of {found['stopped_epoch']}",
+                f"{best['train_accuracy']:.1%}",
+            )
         )
-    source = next(iter(facts.values()))["source"]
+    header = ("variant", "change", "validation accuracy", "n", "validation loss", "epoch kept", "training accuracy")
     run = params.runs["improved"]
-    mark = "" if source == "kaggle" else f" ({source}: not the paper's data)"
-    return "\n".join(
-        [
-            f"# The search for the improved recipe{mark}",
-            "",
-            f"One change at a time to `recipes.improved` ({_in_words(given(params.recipes['improved']))}), all with "
-            f"{_in_words(given(params.sweep.base))}, on split {run.split}, seed {run.seed}; "
-            f"{params.evaluate.confidence:.0%} intervals. No test image was scored.",
-            "",
-            pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True),
-            "",
-            "All variants are scored on the same images; a difference that is small beside the intervals is a hint, "
-            "not a finding.",
-        ]
+    return filled(
+        f"""# The search for the improved recipe{marked(next(iter(facts.values()))["source"])}
+
+One change at a time to `recipes.improved` ({_in_words(given(params.recipes["improved"]))}). All have
+{_in_words(given(params.sweep.base))}, on split {run.split}, seed {run.seed};
+{params.evaluate.confidence:.0%} intervals. No test image was scored.
+
+{table(header, rows)}
+
+All variants are scored on the same images; a difference that is small beside the intervals is a hint, not a finding.
+"""
     )
 
 

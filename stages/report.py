@@ -1,13 +1,16 @@
-"""Write the report: one page that opens offline, its tables as Markdown, the model card, and the times."""
+"""Write every page: the evidence as Markdown, one page that opens offline, the model card, and the times."""
 
 import hashlib
 import json
 import subprocess
 from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 import yaml
 
 from faces.cli import run
+from faces.evidence.documents import read_document
 from faces.files import write_atomically, write_json
 from faces.pages import report
 from faces.params import load_params
@@ -17,25 +20,30 @@ def main(
     metrics: Path,
     models: Path,
     plots: Path,
-    out_page: Path,
-    out_tables: Path,
-    out_card: Path,
-    out_timing: Path,
+    reports: Annotated[Path, typer.Option(help="where to write index.html and tables.md")],
+    card: Annotated[Path, typer.Option(help="where to write the model card")],
 ) -> None:
-    """Gather what the other stages found; times are copied to `out_timing`, among the metrics."""
-    trials = load_params().trials
-    timing = {trial: report.read_json(models / trial / "timing.json") for trial in trials}
-    write_json(out_timing, timing)
-    evidence = report.read_evidence(metrics)
+    """Write metrics/NAME.md and timing.json into `metrics`, the page and its tables into `reports`, and the card.
+
+    models: folder with NAME/timing.json for each run; plots: folder with the pictures, as PNG.
+    """
+    params = load_params()
+    timing = {name: read_document(dict[str, Any], models / name / "timing.json") for name in params.runs}
+    write_json(metrics / "timing.json", timing)
+    evidence = report.read_evidence(metrics, params.splits)
     pictures = {
         path.relative_to(plots).with_suffix("").as_posix(): path.read_bytes() for path in sorted(plots.rglob("*.png"))
     }
-
     provenance = {"commit": commit(), "lock": lock_sha256(Path("dvc.lock"))}
-    page = report.render("index.html", evidence, pictures=pictures, provenance=provenance)
-    write_atomically(out_page, page.encode())
-    write_atomically(out_tables, report.render("tables.md", evidence).encode())
-    write_atomically(out_card, report.model_card(evidence).encode())
+
+    texts = {metrics / f"{name}.md": text for name, text in report.pages(evidence).items()}
+    texts |= {
+        reports / "index.html": report.page(evidence, pictures, provenance),
+        reports / "tables.md": report.all_tables(evidence),
+        card: report.model_card(evidence),
+    }
+    for path, text in texts.items():
+        write_atomically(path, text.encode())
 
 
 def commit() -> str:

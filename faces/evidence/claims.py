@@ -41,9 +41,7 @@ def decide(
     verdict: Verdict = "undecidable"
     if estimate is not None:
         bound = {"reaches": claim.accuracy, "underfits": claim.margin}.get(claim.kind) or 0.0
-        verdict = (
-            "supported" if estimate.low > bound else "not supported" if estimate.high < bound else "undecidable"
-        )
+        verdict = "supported" if estimate.low > bound else "not supported" if estimate.high < bound else "undecidable"
     elif not missing:
         verdict = _best(claim.trial, [pair for pair in pairs if {pair.first, pair.second} <= paper.rows.keys()])
     return Finding(**claim.model_dump(), missing=missing, estimate=estimate, verdict=verdict)

@@ -68,6 +68,11 @@ class Comparison(Document):
         """The compared runs, in the order of params.yaml."""
         return tuple(row.run for row in self.epochs)
 
+    @property
+    def trials(self) -> set[str]:
+        """The compared runs that are the paper's."""
+        return {item.run for item in self.quantities if item.printed is not None}
+
     def of(self, run: str) -> dict[str, Quantity]:
         """Return a run's quantities by name."""
         return {item.quantity: item for item in self.quantities if item.run == run}

@@ -223,17 +223,14 @@ def _row(paper: Paper, name: str, searches: list[tuple[Search, set[int]]]) -> Ro
     row = paper.rows[name]
     alone = possible_counts(row.accuracy, paper.test.n) if row.accuracy else None
     right = sorted(set().union(*(counts for _, counts in searches)))
-    if searches:
-        consistent = any(search.all for search, _ in searches)
-    else:
-        consistent = any(alone.values()) if alone else False
+    possible = [search.all > 0 for search, _ in searches] or [bool(counts) for counts in (alone or {}).values()]
     return RowFindings(
         row=name,
         name=row.name,
         reported=row.reported,
         accuracy_alone=alone,
         searches=tuple(search for search, _ in searches),
-        consistent=consistent,
+        consistent=any(possible),
         implied_right=tuple(right),
         implied_accuracy=tuple(_printed_like(row.accuracy, count / paper.test.n) for count in right),
         figure=_figure(paper, name),

@@ -114,8 +114,35 @@ class RunMetrics(Document):
     model_sha256: str
 
 
+class Heat(Document):
+    """The share of the average Grad-CAM map that lies in the middle, of n images."""
+
+    value: float
+    n: int
+
+
+class Occluded(Document):
+    """A run's test accuracy with the picture whole or a part of it hidden."""
+
+    run: str
+    accuracy: dict[str, Estimate]
+
+
+class Explained(Occluded):
+    """What metrics/explain.json holds, of the active run; beside: another run."""
+
+    source: str
+    class_explained: str
+    middle_area: float  # share of the picture
+    heat_in_middle: dict[str, Heat]  # by class
+    beside: tuple[Occluded, ...]
+
+
 def read_document(kind: type[Kind], path: Path) -> Kind:
-    """Read a JSON file as what it should hold, a Document or dict[str, ...]; an `InputError` names it if it does not."""
+    """Read a JSON file as what it should hold: a Document, or a dictionary.
+
+    Errors: InputError, which names the file and the first thing that is wrong in it.
+    """
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """Metrics with intervals, from y_true (0 healthy, 1 Down syndrome) and y_score (the probability of 1).
 
-`evaluate_predictions` returns what a run's file in metrics/ holds (`documents.RunMetrics`), `curves` what its plots show.
+`evaluate_predictions` returns what a run's file in metrics/ holds, `curves` what its plots show.
 """
 
 from collections.abc import Callable

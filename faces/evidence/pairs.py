@@ -104,7 +104,7 @@ def paper_pairs(paper: Paper, confidence: float) -> tuple[PaperPair, ...]:
     for first, second in combinations(sorted(accuracies, key=lambda name: -accuracies[name]), 2):
         counts = [round(accuracies[name] * n) for name in (first, second)]
         shares = [Estimate.proportion(count, n, confidence) for count in counts]
-        p_min, p_max = mcnemar_range(*counts, n)
+        p_min, p_max = mcnemar_range(counts[0], counts[1], n)
         pairs.append(
             PaperPair(
                 first=first,

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from faces.cli import InputError
-from faces.params import Section
+from faces.section import Section
 
 Count = Annotated[int, Field(ge=0)]
 Quantity = Literal["accuracy", "precision", "recall", "f1"]

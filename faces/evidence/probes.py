@@ -23,7 +23,7 @@ from faces.images import decode as images
 
 Array = NDArray[np.float64]
 THUMBNAIL = 16  # pixels a side; the outermost ring is the border, a quarter of each side makes a corner
-ALL = "all of these"  # the view that joins the others
+ALL = "all five"  # the view that joins the others
 MODELS = ("logistic regression", "random forest")
 STRONGEST = (ALL, "random forest")  # the probe that the runs are set beside, image by image
 TREES = 300
@@ -178,6 +178,4 @@ def beside(run: RunMetrics, predictions: pd.DataFrame, probe_right: "pd.Series[b
         there = right[by_probe == is_right]
         return Estimate.proportion(int(there.sum()), len(there), confidence) if len(there) else None
 
-    return Beside(
-        accuracy=run.metrics["accuracy"], where_probe_is_right=where(True), where_probe_is_wrong=where(False)
-    )
+    return Beside(accuracy=run.metrics["accuracy"], where_probe_is_right=where(True), where_probe_is_wrong=where(False))
