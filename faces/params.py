@@ -161,9 +161,9 @@ class Params(Section):
 
     @property
     def compared(self) -> list[str]:
-        """The names of the runs that are set beside each other."""
-        chosen = (self.compare.split, self.compare.seed)
-        return [name for name, run in self.runs.items() if (run.split, run.seed) == chosen]
+        """The names of the runs on `compare`'s split with its seed."""
+        beside = (self.compare.split, self.compare.seed)
+        return [name for name, run in self.runs.items() if (run.split, run.seed) == beside]
 
     @model_validator(mode="after")
     def _named(self) -> "Params":
@@ -177,6 +177,8 @@ class Params(Section):
                 raise ValueError(f"runs.{name}.recipe: no recipe is named {run.recipe!r}; there are: {known}")
             if name == ACTIVE:
                 raise ValueError(f"runs.{name}: this is the name of the run that `train` describes; choose another")
+        if not self.compared:
+            raise ValueError(f"compare: no run is on {self.compare.split} with seed {self.compare.seed}")
         if self.explain.beside not in self.runs:
             known = ", ".join(self.runs)
             raise ValueError(f"explain.beside: no run is named {self.explain.beside!r}; there are: {known}")

@@ -24,7 +24,7 @@ import numpy as np
 import typer
 
 from faces.cli import InputError, run
-from faces.evidence.metrics import read_document
+from faces.evidence.documents import RunMetrics, read_document
 from faces.files import file_sha256, write_atomically
 from faces.images.decode import UnreadableError, quiet, read, to_array
 from faces.naming import LABELS, SUFFIXES, like_image
@@ -57,12 +57,12 @@ class Predictor:
 
         facts = _read_facts(folder)
         self.sha256 = file_sha256(folder / "model.pt")
-        document = read_document(metrics)
-        for file, sha256 in ((folder / "run.json", facts["model_sha256"]), (metrics, document.get("model_sha256"))):
+        document = read_document(RunMetrics, metrics)
+        for file, sha256 in ((folder / "run.json", facts["model_sha256"]), (metrics, document.model_sha256)):
             if sha256 != self.sha256:
                 raise InputError(f"{file} is about another model than {folder / 'model.pt'}; run `dvc repro`")
         self.source: str = facts["source"]
-        self.threshold = float(document["operating_point"]["threshold"])
+        self.threshold = document.operating_point.threshold
         self.transforms = Transforms.model_validate(facts["transforms"])
         recipe = Recipe.model_validate(facts["recipe"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import imagehash
 import numpy as np
 import pandas as pd
+import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -29,13 +30,10 @@ Pixels = NDArray[np.uint8]
 def main(
     data: Path,
     weights: Path,
-    out_images: Path,
-    out_json: Path,
-    out_markdown: Path,
-    out_plot_csv: Path,
-    out_plot_png: Path,
+    out_images: Annotated[Path, typer.Option("--images", help="where to write the table of images, as CSV")],
+    out_sheet: Annotated[Path, typer.Option("--sheet", help="where to write the data sheet, as JSON")],
 ) -> None:
-    """Write the table of images, the data sheet and the plot of class balance (paper, Figure 2)."""
+    """Write the table of images and the data sheet."""
     params = load_params()
     paths, others = images.list_files(data)
 
@@ -58,14 +56,12 @@ def main(
     sheet = _data_sheet(table, pairs, others, params)
 
     write_atomically(out_images, table.to_csv(index=False, lineterminator="\n").encode())
-    write_json(out_json, sheet)
-    write_atomically(out_markdown, _markdown(sheet).encode())
-    _plot_balance(sheet, out_plot_csv, out_plot_png)
+    write_json(out_sheet, sheet)
 
 
 def _survey(data: Path, paths: Sequence[str], params: Params) -> Iterator[tuple[list[dict[str, Any]], Pixels]]:
     """Yield the rows of some images at a time, and the pixels of the readable ones: uint8 [N, 3, H, W]."""
-    size = params.transforms.resize
+    size = params.audit.feature_size
 
     def examine(path: str) -> tuple[dict[str, Any], Pixels | None]:
         return _examine(data, path, params.audit.max_pixels, size)
@@ -221,77 +217,6 @@ def _counts(counter: Counter[str]) -> dict[str, int]:
     ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in ordered[LISTED:])
     return dict(ordered[:LISTED]) | ({"others": rest} if rest else {})
-
-
-def _markdown(sheet: dict[str, Any]) -> str:
-    classes, found = sheet["classes"], sheet["duplicates"]
-    sample = " (sample: drawn faces)" if sheet["source"] == "sample" else ""
-    lines = [f"# Data sheet{sample}", "", f"{sheet['n']} images, {sheet['n_readable']} of them readable."]
-    if sheet["dataset"]:
-        lines += ["", f"Source: Kaggle dataset `{sheet['dataset']}`."]
-
-    lines += ["", "| | " + " | ".join(classes) + " |", "|---" * (len(classes) + 1) + "|"]
-    for fact in ("images", "readable", "formats", "modes", "suffixes", "sizes", "bytes"):
-        lines.append(f"| {fact} | " + " | ".join(_cell(facts[fact]) for facts in classes.values()) + " |")
-
-    lines += ["", "## Left out", ""]
-    lines += [f"- `{bad['path']}`: {bad['reason']}" for bad in sheet["unreadable"]] or ["No image."]
-    if sheet["other_files"]:
-        lines += ["", "Not images: " + ", ".join(f"`{path}`" for path in sheet["other_files"]) + "."]
-
-    thresholds, pairs = found["thresholds"], found["pairs"]
-    by_features = (
-        "features not compared: the network's weights are random"
-        if thresholds["feature_distance"] is None
-        else f"{pairs['near_by_features']} by features (cosine distance at most {thresholds['feature_distance']}), "
-        f"{pairs['near_by_both']} by both"
-    )
-    lines += [
-        "",
-        "## Duplicates",
-        "",
-        f"{pairs['same_pixels']} pairs with the same pixels. Near duplicates: {pairs['near_by_hash']} pairs by "
-        f"perceptual hash (at most {thresholds['hash_distance']} of 64 bits differ), {by_features}.",
-        f"They link {found['images_in_groups']} images to {found['groups']} groups, the largest of "
-        f"{found['largest_group']}; the split keeps each group in one subset.",
-        f"Pairs across the classes: {len(found['cross_class_pairs'])}.",
-        "",
-    ]
-    if found["groups"]:
-        lines += ["| group | differing bits | cosine distance |", "|---|---|---|"]
-    for group in found["by_group"].values():
-        distances = [pair["feature_distance"] for pair in group["pairs"]]
-        lines.append(
-            f"| {', '.join(f'`{path}`' for path in group['images'])} "
-            f"| {', '.join('same pixels' if p['same_pixels'] else str(p['hash_distance']) for p in group['pairs'])} "
-            f"| {', '.join('-' if d is None else f'{d:.3f}' for d in distances)} |"
-        )
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _cell(fact: Any) -> str:
-    if isinstance(fact, dict):
-        return ", ".join(f"{name or '(none)'} {value:,.0f}" for name, value in fact.items())
-    return str(fact)
-
-
-def _plot_balance(sheet: dict[str, Any], out_csv: Path, out_png: Path) -> None:
-    from matplotlib.figure import Figure
-
-    from faces.pages import plots
-
-    counts = {label: facts["readable"] for label, facts in sheet["classes"].items()}
-    table = pd.DataFrame({"label": list(counts), "images": list(counts.values())})
-    write_atomically(out_csv, table.to_csv(index=False, lineterminator="\n").encode())
-
-    figure = Figure(figsize=(plots.WIDTH, 3), layout="constrained")
-    axes = figure.add_subplot(title=plots.title("Images per class", "", sheet["n_readable"], sheet["source"]))
-    names = [plots.NAMES[label] for label in counts]
-    bars = axes.bar(names, list(counts.values()), color=[plots.BLUE, plots.VERMILLION], width=0.6)
-    axes.bar_label(bars)
-    axes.set_ylabel("images")
-    axes.grid(visible=False, axis="x")
-    plots.save(figure, out_png)
 
 
 if __name__ == "__main__":

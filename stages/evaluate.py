@@ -58,7 +58,7 @@ def main(
 
     write_atomically(out_predictions, predictions.to_csv(index=False, lineterminator="\n").encode())
     document = metrics.evaluate_predictions(predictions, params.evaluate, facts)
-    write_json(out_metrics, document)
+    write_json(out_metrics, document.model_dump())
     if headline is not None:
         write_json(headline, metrics.headline(document))
     if plots is not None:

@@ -4,6 +4,7 @@ The averages show no person and go to Git; the gallery shows photographs and sta
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,17 +130,9 @@ def _beside(model: Path, data: Path, test: pd.DataFrame, device: "torch.device",
 
 
 def _accuracy(y_true: npt.NDArray[np.int64], y_pred: npt.NDArray[np.int64], confidence: float) -> dict[str, Any]:
-    from faces.evidence.statistics import wilson
+    from faces.evidence.estimate import Estimate
 
-    right, n = int((y_true == y_pred).sum()), len(y_true)
-    low, high = wilson(right, n, confidence)
-    return {
-        "value": round(right / n, 6),
-        "low": round(low, 6),
-        "high": round(high, 6),
-        "n": n,
-        "method": "Wilson",
-    }
+    return asdict(Estimate.proportion(int((y_true == y_pred).sum()), len(y_true), confidence))
 
 
 def write_gallery(

@@ -67,6 +67,10 @@ def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], split: Split, fold
             "in_several_subsets": int((groups.subset.nunique() > 1).sum()),
         },
         "subsets": {subset: _row(table[table.subset == subset], len(table)) for subset in splits.SUBSETS},
+        "paper": {
+            subset: {label: counts[number] for label, counts in splits.TABLE_1.items()}
+            for number, subset in enumerate(splits.SUBSETS)
+        },
         "off_target": _off_target(table, quotas),
     }
     if split.scheme == "paper":
@@ -112,43 +116,6 @@ def _off_target(table: pd.DataFrame, targets: Any) -> list[dict[str, Any]]:
             if count != wanted:
                 off.append({"label": label, "subset": subset, "wanted": wanted, "is": count})
     return off
-
-
-def _markdown(facts: dict[str, Any]) -> str:
-    sample = " (sample: drawn faces)" if facts["source"] == "sample" else ""
-    lines = [
-        f"# Subsets{sample}",
-        "",
-        "| subset | Down syndrome | healthy | n | share | groups | paper: Down syndrome | paper: healthy |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for number, (subset, row) in enumerate(facts["subsets"].items()):
-        paper = [splits.TABLE_1[label][number] for label in ("down_syndrome", "healthy")]
-        cells = [row["down_syndrome"], row["healthy"], row["n"], f"{row['share']:.1%}", row["groups"], *paper]
-        lines.append(f"| {subset} | " + " | ".join(map(str, cells)) + " |")
-    groups = facts["groups"]
-    lines += [
-        "",
-        f"Scheme {facts['scheme']}, seed {facts['seed']}. {facts['n']} images in {groups['n']} groups; "
-        f"{groups['of_several_images']} groups of several images, the largest of {groups['largest']}; "
-        f"{groups['of_both_classes']} with images of both classes; "
-        f"{groups['in_several_subsets']} with images in several subsets.",
-    ]
-    leak = facts["ignoring_groups"]
-    lines += [
-        "",
-        f"Had duplicates been ignored, {leak['leaked_test_images']['mean']} of {leak['n_test']} test images (mean of "
-        f"{leak['splits']} such splits; {leak['leaked_test_images']['min']} to {leak['leaked_test_images']['max']}) "
-        f"would have had a duplicate in training: at most {leak['at_most_points_of_accuracy']} points of accuracy.",
-    ]
-    for key, what in (("off_target", "wanted"), ("off_paper", "in the paper")):
-        for off in facts.get(key, []):
-            lines += ["", f"{off['subset']}, {off['label']}: {off['is']} images, {off['wanted']} {what}."]
-    if "folds" in facts:
-        lines += ["", "| fold | Down syndrome | healthy | n | groups |", "|---|---|---|---|---|"]
-    for fold, row in facts.get("folds", {}).items():
-        lines.append(f"| {fold} | {row['down_syndrome']} | {row['healthy']} | {row['n']} | {row['groups']} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
