@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from drawn_runs import finished_run
 from torchvision.models import resnet34
 
 from faces import predict
@@ -57,8 +58,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model_sha256": file_sha256(root / "models/active/model.pt"),
     }
     (root / "models/active/run.json").write_text(json.dumps(facts))
-    document = {"run": "train", "source": "kaggle", "n": {}, "metrics": {}, "training": {}}
-    document |= {"model_sha256": facts["model_sha256"], "operating_point": {"threshold": 0.5}}
+    document = finished_run("trial2")[1].model_dump() | {"run": "active", "model_sha256": facts["model_sha256"]}
+    document["operating_point"]["threshold"] = 0.5
     (root / "metrics").mkdir()
     (root / "metrics/active.json").write_text(json.dumps(document))
     (root / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+TEST = ("accuracy", "precision", "recall", "f1")
 README = re.sub(r"\s+", " ", Path("README.md").read_text(encoding="utf-8"))
 
 
@@ -20,7 +21,7 @@ def test_the_trials_are_as_many_right_and_not_told_apart() -> None:
     comparison = metrics("comparison")
     right = set()
     for trial in ("trial1", "trial2", "trial3"):
-        (tn, _), (_, tp) = metrics(f"trials/{trial}")["confusion_matrix"]["matrix"]
+        (tn, _), (_, tp) = metrics(f"runs/{trial}")["confusion_matrix"]["matrix"]
         right.add(tn + tp)
     assert right == {275}
     assert "each of the paper's trials is right on 275" in README
@@ -29,26 +30,28 @@ def test_the_trials_are_as_many_right_and_not_told_apart() -> None:
     best = next(claim for claim in comparison["claims"] if claim["claim"] == "trial 2 is best")
     assert best["verdict"] == "undecidable"
     lead = next(pair for pair in comparison["paper_pairs"] if (pair["first"], pair["second"]) == ("trial2", "trial1"))
-    points = [100 * lead["difference"], 100 * lead["low"], 100 * lead["high"]]
+    lead = lead["difference"]
+    points = [100 * lead[key] for key in ("value", "low", "high")]
     assert "{:.1f} points ({:.1f} to {:.1f}, n = 297)".format(*points) in README
+    assert lead["n"] == 297
 
 
 def test_the_improved_recipe_on_the_trials_split() -> None:
     comparison = metrics("comparison")
-    accuracy = metrics("trials/improved")["metrics"]["accuracy"]
+    accuracy = metrics("runs/improved")["metrics"]["accuracy"]
     assert f"On the trials' own split it reaches {percent(accuracy)}" in README
     pairs = [pair for pair in comparison["pairs"] if "improved" in (pair["first"], pair["second"])]
-    points = {abs(round(100 * pair["difference"], 1)) for pair in pairs}
+    points = {abs(round(100 * pair["difference"]["value"], 1)) for pair in pairs}
     p_values = sorted(f"{pair['p_holm']:.3f}" for pair in pairs)
     assert len(points) == 1
     assert f"{points.pop()} points above each of the three, which 300 images do not tell from chance" in README
     assert f"(p = {p_values[0]} to {p_values[-1]})" in README
     assert not any(pair["distinguishable"] for pair in pairs)
-    wrong = {name: trial["where_probe_is_wrong"] for name, trial in metrics("probes")["trials"].items()}
+    wrong = {name: run["where_probe_is_wrong"] for name, run in metrics("probes")["runs"].items()}
     said = "it is right on {}, n = {}), trial 2 on {})"
     assert said.format(percent(wrong["improved"]), wrong["improved"]["n"], percent(wrong["trial2"])) in README
     (beside,) = metrics("explain")["beside"]
-    assert beside["run"] == "trials.improved"
+    assert beside["run"] == "improved"
     middle, own = beside["accuracy"]["only_the_middle"], metrics("explain")["accuracy"]["only_the_middle"]
     assert (
         f"only the middle of the picture on {percent(middle)}, n = {middle['n']}), trial 2 on {percent(own)})" in README
@@ -59,7 +62,7 @@ def test_the_improved_recipe_on_the_trials_split() -> None:
 
 
 def test_the_improved_recipe_on_five_splits() -> None:
-    repeats = metrics("repeats")
+    repeats = metrics("repeats")["improved"]
     splits, over = repeats["splits"], repeats["over_splits"]
     assert len(splits) == 5
     mean = {name: over[name] | {"value": over[name]["mean"]} for name in over}
@@ -69,7 +72,7 @@ def test_the_improved_recipe_on_five_splits() -> None:
     assert f"from {low} to {high}" in README
     assert f"finds {percent(mean['recall_at_point'])}) of the images with Down syndrome" in README
     assert f"at a specificity of {percent(mean['specificity_at_point'])})" in README
-    reported = [row["paper"] for row in metrics("comparison")["quantities"] if row["title"].startswith("test")]
+    reported = [row["paper"] for row in metrics("comparison")["quantities"] if row["quantity"] in TEST]
     assert over["accuracy"]["low"] > max(figure for figure in reported if figure)  # of any kind
     assert "the interval lies above every test figure that the paper reports" in README
     again = repeats["again"]

@@ -1,7 +1,9 @@
 """All pages: each is a template of faces/pages/templates, with the tables and sentences that the evidence makes.
 
 Everything is read from the metrics folder, which is in Git, so that the pages, the model card and the README's table
-can be rendered again, and checked, in a bare clone.
+can be rendered again, and checked, in a bare clone. The page of another paper's table is printed by
+
+    python -m faces.pages.report FINDINGS.json     what `python -m stages.consistency TABLE.yaml FINDINGS.json` wrote
 """
 
 import base64
@@ -12,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from faces.cli import InputError
+from faces.cli import InputError, run
 from faces.evidence import repeats
 from faces.evidence.comparison import Comparison
 from faces.evidence.consistency import Consistency
@@ -168,3 +170,12 @@ def _context(evidence: Evidence) -> dict[str, Any]:
         **vars(evidence),
         **{name: getattr(evidence, name) for name in properties},
     }
+
+
+def main(findings: Path) -> None:
+    """Print what a paper's table can come from."""
+    print(render("consistency.md", "kaggle", consistency=read_document(Consistency, findings)), end="")
+
+
+if __name__ == "__main__":
+    run(main)

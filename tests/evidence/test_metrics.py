@@ -14,15 +14,16 @@ from sklearn import metrics as sk
 
 from faces.cli import InputError
 from faces.evidence import metrics
+from faces.evidence.estimate import Estimate
 from faces.params import Evaluate
 
 PARAMS = Evaluate(confidence=0.95, resamples=200, seed=1, recall=0.95)
 RUN: dict[str, Any] = {
-    "run": "trials.trial1",
+    "run": "trial1",
     "source": "sample",
-    "recipe": {"batch_size": 32},
+    "recipe": {"batch_size": 32, "transforms": {"resize": 224}},
+    "split": "seed1",
     "seed": 1,
-    "transforms": {"resize": 224},
     "stopped_epoch": 7,
     "best_epoch": 4,
     "n_train": 84,
@@ -30,8 +31,8 @@ RUN: dict[str, Any] = {
     "device": "cpu",
     "weights": {"sha256": "0" * 64, "known_as": "random"},
     "model_sha256": "1" * 64,
-    "at_best": {"train_accuracy": 0.9, "val_accuracy": 0.8},
-    "at_stop": {"train_accuracy": 0.95, "val_accuracy": 0.7},
+    "at_best": {"epoch": 4, "train_loss": 0.3, "train_accuracy": 0.9, "val_loss": 0.4, "val_accuracy": 0.8},
+    "at_stop": {"epoch": 7, "train_loss": 0.2, "train_accuracy": 0.95, "val_loss": 0.5000001, "val_accuracy": 0.7},
 }
 
 
@@ -105,7 +106,7 @@ def test_point_values_equal_counting(rows: list[tuple[int, float]]) -> None:
         "brier": sum((y - s) ** 2 for y, s in rows) / n,
         "ece": sum(abs(sum(gaps)) for gaps in bins.values()) / n,
     }
-    assert list(found) == list(metrics.TITLES)
+    assert list(found) == list(metrics.METRICS)
     assert found == pytest.approx(expected, abs=1e-12)
 
 
@@ -124,33 +125,33 @@ def test_weighted_metrics_equal_scikit_learn_on_repeated_rows(rows: list[tuple[i
 def test_intervals_hold_their_values_and_say_n_and_method() -> None:
     y_true, y_score = metrics.subset(make_predictions(), "test")
     found = metrics.metrics_with_intervals(y_true, y_score, PARAMS)
-    assert list(found) == list(metrics.TITLES)
+    assert list(found) == list(metrics.METRICS)
     for name, metric in found.items():
-        assert list(metric) == ["value", "low", "high", "n", "method"]
-        assert metric["low"] <= metric["value"] <= metric["high"], name
-    assert (found["accuracy"]["n"], found["recall"]["n"], found["specificity"]["n"]) == (40, 20, 20)
-    assert found["precision"]["n"] == (y_score >= 0.5).sum()
+        assert metric.low <= metric.value <= metric.high, name
+    assert (found["accuracy"].n, found["recall"].n, found["specificity"].n) == (40, 20, 20)
+    assert found["precision"].n == (y_score >= 0.5).sum()
     assert found["recall_weighted"] == found["accuracy"]
-    assert "200 resamples" in found["auroc"]["method"]
-    assert found["accuracy"]["method"] == "Wilson"
+    assert "200 resamples" in found["auroc"].method
+    assert found["accuracy"].method == "Wilson"
 
 
 def test_a_perfect_model_has_finite_metrics() -> None:
     y_true, y_score = np.array([0, 0, 1, 1]), np.array([0.0, 0.0, 1.0, 1.0])
     found = metrics.metrics_with_intervals(y_true, y_score, PARAMS)
-    assert (found["auroc"]["low"], found["mcc"]["value"], found["brier"]["high"]) == (1, 1, 0)
-    assert found["accuracy"]["low"] < 1  # Wilson: four right out of four are no proof
+    assert (found["auroc"].low, found["mcc"].value, found["brier"].high) == (1, 1, 0)
+    assert found["accuracy"].low < 1  # Wilson: four right out of four are no proof
 
 
 def test_a_model_that_never_says_down_syndrome_has_precision_zero_of_none() -> None:
     y_true, y_score = np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3])
     precision = metrics.metrics_with_intervals(y_true, y_score, PARAMS)["precision"]
-    assert precision == {"value": 0, "low": 0, "high": 1, "n": 0, "method": "Wilson"}
+    assert precision == Estimate(value=0, low=0, high=1, n=0, method="Wilson")
 
 
 def test_document_has_the_promised_shape() -> None:
     predictions = make_predictions()
-    document = metrics.evaluate_predictions(predictions, PARAMS, RUN)
+    found = metrics.evaluate_predictions(predictions, PARAMS, RUN)
+    document = json.loads(json.dumps(found.model_dump(), allow_nan=False))
     assert list(document) == [
         "run", "source", "n", "settings", "metrics", "confusion_matrix", "validation", "operating_point",
         "training", "weights", "model_sha256",
@@ -158,21 +159,27 @@ def test_document_has_the_promised_shape() -> None:
     assert document["n"] == {
         "test": 40, "test_down_syndrome": 20, "test_healthy": 20, "validation": 60, "train": 84
     }  # fmt: skip
+    assert all(list(metric) == ["value", "low", "high", "n", "method"] for metric in document["metrics"].values())
     test = predictions[predictions["subset"] == "test"]
     matrix = sk.confusion_matrix(test["y_true"], test["y_score"] >= 0.5)
     assert document["confusion_matrix"] == {"labels": ["healthy", "down_syndrome"], "matrix": matrix.tolist()}
     assert list(document["validation"]["metrics"]) == ["accuracy", "recall", "specificity"]
-    assert document["training"]["at_stop"] == RUN["at_stop"]
-    json.dumps(document, allow_nan=False)
-    assert document == metrics.evaluate_predictions(predictions.sample(frac=1, random_state=1), PARAMS, RUN)
+    assert list(document["operating_point"]["validation"]) == ["recall", "specificity"]
+    assert list(document["training"]) == [
+        "recipe", "split", "seed", "stopped_epoch", "best_epoch", "n_train", "n_validation", "device",
+        "at_best", "at_stop",
+    ]  # fmt: skip
+    assert document["training"]["recipe"] == RUN["recipe"]
+    assert document["training"]["at_stop"] == RUN["at_stop"] | {"val_loss": 0.5}
+    assert found == metrics.evaluate_predictions(predictions.sample(frac=1, random_state=1), PARAMS, RUN)
 
 
 def test_headline_is_flat_and_from_the_document() -> None:
     document = metrics.evaluate_predictions(make_predictions(), PARAMS, RUN)
     headline = metrics.headline(document)
     assert list(headline) == ["accuracy", "low", "high", "recall", "specificity", "f1", "auroc", "n", "epochs"]
-    assert headline["low"] == round(document["metrics"]["accuracy"]["low"], 4)
-    assert headline["f1"] == round(document["metrics"]["f1"]["value"], 4)
+    assert headline["low"] == round(document.metrics["accuracy"].low, 4)
+    assert headline["f1"] == round(document.metrics["f1"].value, 4)
     assert (headline["n"], headline["epochs"]) == (40, 7)
 
 
@@ -195,15 +202,15 @@ def test_operating_point_applies_the_validation_threshold_to_test() -> None:
     point = metrics.operating_point(predictions, PARAMS)
     validation = predictions[predictions["subset"] == "validation"]
     test = predictions[predictions["subset"] == "test"]
-    called = test["y_score"] >= point["threshold"]
-    assert sk.recall_score(validation["y_true"], validation["y_score"] >= point["threshold"]) >= 0.95
+    called = test["y_score"] >= point.threshold
+    assert sk.recall_score(validation["y_true"], validation["y_score"] >= point.threshold) >= 0.95
     (tn, fp), (fn, tp) = sk.confusion_matrix(test["y_true"], called)
-    assert point["confusion_matrix"]["matrix"] == [[tn, fp], [fn, tp]]
-    assert point["test"]["recall"]["value"] == pytest.approx(tp / (tp + fn), abs=1e-6)
-    missed = point["test"]["false_negatives"]
-    assert (missed["value"], missed["n"]) == (fn, tp + fn)
-    assert missed["low"] == pytest.approx(missed["n"] * (1 - point["test"]["recall"]["high"]), abs=0.01)
-    assert point["test"]["false_positives"]["value"] == fp
+    assert point.confusion_matrix.matrix == ((tn, fp), (fn, tp))
+    assert point.test["recall"].value == pytest.approx(tp / (tp + fn), abs=1e-6)
+    missed = point.test["false_negatives"]
+    assert (missed.value, missed.n) == (fn, tp + fn)
+    assert missed.low == pytest.approx(missed.n * (1 - point.test["recall"].high), abs=0.01)
+    assert point.test["false_positives"].value == fp
 
 
 def test_curves_agree_with_the_metrics() -> None:
@@ -264,16 +271,8 @@ def test_bad_predictions_are_one_clear_line(predictions: pd.DataFrame, message: 
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
-    empty, text, other = tmp_path / "empty.csv", tmp_path / "text.json", tmp_path / "other.json"
+    empty = tmp_path / "empty.csv"
     empty.write_text("")
-    text.write_text("{")
-    other.write_text("[]")
-    for read, path, message in (
-        (metrics.read_predictions, tmp_path / "absent.csv", "absent.csv not found"),
-        (metrics.read_predictions, empty, "empty.csv is not a CSV file"),
-        (metrics.read_document, tmp_path / "absent.json", "absent.json not found"),
-        (metrics.read_document, text, "text.json is not valid JSON"),
-        (metrics.read_document, other, "other.json is not a run's metrics"),
-    ):
+    for path, message in ((tmp_path / "absent.csv", "absent.csv not found"), (empty, "empty.csv is not a CSV file")):
         with pytest.raises(InputError, match=message):
-            read(path)
+            metrics.read_predictions(path)

@@ -1,10 +1,9 @@
 """The shortcut probes: they see what they should and nothing else, and duplicates do not help them."""
 
 import csv
-import json
 from pathlib import Path
-from typing import Any
 
+import drawn_runs
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +12,10 @@ from PIL import Image, ImageFilter
 
 from faces.cli import InputError
 from faces.evidence import probes
+from faces.evidence.documents import read_document
+from faces.evidence.estimate import Estimate
 from faces.evidence.statistics import wilson
+from faces.files import write_json
 from stages import probe
 
 ROOT = Path(__file__).parents[2]
@@ -77,12 +79,13 @@ def test_border_and_corners_see_their_part(tmp_path: Path) -> None:
     assert [(seen["corners"][0] != seen["corners"][row]).any() for row in (1, 2)] == [False, True]
 
 
-def test_file_sees_bytes_and_kind_and_all_together_sees_everything(tmp_path: Path) -> None:
+def test_file_sees_bytes_and_kind_and_the_last_view_sees_everything(tmp_path: Path) -> None:
     seen = views(tmp_path, picture(0), picture(1))
     sizes = [(tmp_path / f"{number}.png").stat().st_size for number in (0, 1)]
     assert np.exp(seen["file"][:, 0]) == pytest.approx(sizes)
-    assert seen[probes.ALL].shape[1] == sum(seen[view].shape[1] for view in probes.SEES)
-    assert set(seen) == {*probes.SEES, probes.ALL}
+    views_alone = ("file", "colour", "blur", "border", "corners")
+    assert list(seen) == [*views_alone, probes.ALL]
+    assert seen[probes.ALL].shape[1] == sum(seen[view].shape[1] for view in views_alone)
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -104,8 +107,8 @@ def test_a_planted_shortcut_is_found_and_noise_is_not(model: str) -> None:
     planted = noise + np.outer(y_true, [3, 0, 0, 0])
     right = [(probes.out_of_fold(view, y_true, fold, model, 1) >= 0.5) == y_true for view in (planted, noise)]
     found, chance = probes.accuracies(np.stack(right, axis=1), groups, 0.95, 300, 1)
-    assert found["low"] > 0.85
-    assert chance["low"] - 0.05 < 0.5 < chance["high"] + 0.05
+    assert found.low > 0.85
+    assert chance.low - 0.05 < 0.5 < chance.high + 0.05
 
 
 @pytest.mark.parametrize("model", probes.MODELS)
@@ -124,10 +127,11 @@ def test_intervals_match_wilson_for_lone_images_and_widen_for_groups() -> None:
     right = np.arange(400) % 5 > 0
     [alone] = probes.accuracies(right[:, None], [str(n) for n in range(400)], 0.95, 2000, 1)
     low, high = wilson(320, 400, 0.95)
-    assert (alone["value"], alone["n"]) == (0.8, 400)
-    assert [alone["low"], alone["high"]] == pytest.approx([low, high], abs=0.01)
+    assert (alone.value, alone.n) == (0.8, 400)
+    assert alone.interval == pytest.approx((low, high), abs=0.01)
     [grouped] = probes.accuracies(np.sort(right)[:, None], [str(n // 4) for n in range(400)], 0.95, 2000, 1)
-    assert grouped["high"] - grouped["low"] > 1.7 * (alone["high"] - alone["low"])
+    assert grouped.high - grouped.low > 1.7 * (alone.high - alone.low)
+    assert "2000 resamples" in grouped.method
 
 
 def test_more_folds_than_images_are_refused() -> None:
@@ -138,10 +142,10 @@ def test_more_folds_than_images_are_refused() -> None:
 # The stage
 
 
-WRONG = ("down_syndrome/01.png", "healthy/00.png")  # of the trial's answers; test images
+WRONG = ("down_syndrome/01.png", "healthy/00.png")  # of the run's answers; test images
 
 
-def run_probe(folder: Path, accuracy: float | None = 0.9, source: str = "sample") -> tuple[dict[str, Any], str, bytes]:
+def run_probe(folder: Path, run: bool = True, source: str = "sample") -> tuple[probes.Probes, bytes, bytes]:
     """Run the stage on 40 pictures; those of class 1 have a dark border."""
     rows = []
     for number in range(40):
@@ -159,19 +163,13 @@ def run_probe(folder: Path, accuracy: float | None = 0.9, source: str = "sample"
     splits = table.assign(subset=["test" if n % 4 == 0 else "train" for n in range(40)])
     bad = rows[0] | {"path": "healthy/bad.png", "group": "healthy/bad.png", "readable": 0, "width": 0, "height": 0}
     pd.concat([table, pd.DataFrame([bad])]).to_csv(folder / "images.csv", index=False)
-    splits[["path", "label", "y_true", "group", "subset"]].to_csv(folder / "splits.csv", index=False)
+    splits[["path", "label", "y_true", "group", "subset"]].to_csv(folder / "split.csv", index=False)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["data"]["source"] = source
     params["evaluate"]["resamples"] = 200
+    params["runs"] = {"trial2": {"recipe": "trial2", "split": "seed1", "seed": 1}}
+    params["explain"]["beside"] = "trial2"
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    (folder / "trials").mkdir(exist_ok=True)
-    if accuracy is not None:
-        facts = {
-            "metrics": {"accuracy": {"value": accuracy, "low": 0.8, "high": 0.95, "n": 10, "method": "x"}},
-            "settings": {"threshold": 0.5},
-        }
-        (folder / "trials" / "trial2.json").write_text(json.dumps(facts))
-    (folder / "predictions").mkdir(exist_ok=True)
     scored = splits.assign(
         y_score=[
             0.8 if (y_true == 1) != (path in WRONG) else 0.2
@@ -179,62 +177,71 @@ def run_probe(folder: Path, accuracy: float | None = 0.9, source: str = "sample"
         ]
     )
     scored["subset"] = scored["subset"].replace("train", "validation")
-    scored[["path", "subset", "y_true", "y_score"]].to_csv(folder / "predictions" / "trial2.csv", index=False)
+    (folder / "runs").mkdir(exist_ok=True)
+    scored[["path", "subset", "y_true", "y_score"]].to_csv(folder / "runs" / "trial2.csv", index=False)
+    if run:
+        document = drawn_runs.finished_run("trial2", source, n=20)[1]
+        accuracy = Estimate(0.9, 0.8, 0.95, 10, "x")
+        document = document.model_copy(update={"metrics": {**document.metrics, "accuracy": accuracy}})
+        write_json(folder / "runs" / "trial2.json", document.model_dump())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        inputs = [Path(name) for name in ("data", "images.csv", "splits.csv", "trials", "predictions")]
-        probe.main(*inputs, Path("o/probes.json"), Path("o/probes.md"), Path("o/probe.csv"))
+        inputs = [Path(name) for name in ("data", "images.csv", "split.csv")]
+        outputs = {"out": Path("o/probes.json"), "scores": Path("o/probe.csv")}
+        probe.main(*inputs, metrics=Path("runs"), predictions=Path("runs"), **outputs)
     out = folder / "o"
-    return (
-        json.loads((out / "probes.json").read_text()),
-        (out / "probes.md").read_text(),
-        (out / "probe.csv").read_bytes(),
-    )
+    written = (out / "probes.json").read_bytes(), (out / "probe.csv").read_bytes()
+    return read_document(probes.Probes, out / "probes.json"), *written
 
 
-def test_the_stage_sets_probes_beside_the_trials(tmp_path: Path) -> None:
-    facts, page, predictions = run_probe(tmp_path)
-    assert len(facts["probes"]) == 12
-    border = next(row for row in facts["probes"] if row["sees"] == "border")
-    assert border["accuracy"]["value"] > 0.9
-    assert (border["accuracy"]["n"], border["accuracy_on_test"]["n"]) == (40, 10)
-    trial = facts["trials"]["trial2"]
-    assert trial["accuracy"] == {"value": 0.9, "low": 0.8, "high": 0.95, "n": 10}
+def test_the_stage_sets_probes_beside_the_runs(tmp_path: Path) -> None:
+    found, _, predictions = run_probe(tmp_path)
+    assert len(found.probes) == 12
+    assert (found.source, found.n, found.guessing) == ("sample", 40, 0.5)
+    border = next(row for row in found.probes if row.sees == "border")
+    assert border.accuracy.value > 0.9
+    assert (border.accuracy.n, border.accuracy_on_test.n) == (40, 10)
+    run = found.runs["trial2"]
+    assert run.accuracy == Estimate(0.9, 0.8, 0.95, 10, "x")
     right = {
         row[0]: (float(row[2]) >= 0.5) == (row[1] == "1") for row in csv.reader(predictions.decode().splitlines()[1:])
     }
-    splits = pd.read_csv(tmp_path / "splits.csv")
+    splits = pd.read_csv(tmp_path / "split.csv")
     test = list(splits[splits["subset"] == "test"]["path"])
-    for key, is_right in (("where_probe_is_right", True), ("where_probe_is_wrong", False)):
+    for estimate, is_right in ((run.where_probe_is_right, True), (run.where_probe_is_wrong, False)):
         those = [path for path in test if right[path] == is_right]
         if not those:
-            assert trial[key] is None
+            assert estimate is None
             continue
         share = sum(path not in WRONG for path in those) / len(those)
-        assert (trial[key]["value"], trial[key]["n"]) == (pytest.approx(share, abs=1e-4), len(those))
-        assert trial[key]["low"] <= share <= trial[key]["high"]
-    assert "| trial | accuracy where the probe is right | where it is wrong |" in page
-    assert facts["summary"] in page
-    assert "trial2 is right on 90.0% of 10 test images. Of the 40.0 points" in facts["summary"]
-    assert "| the whole picture | trial2, ResNet-34 | - | 90.0% (80.0% to 95.0%), n = 10 |" in page
-    assert page.startswith("# Shortcut probes (sample")
+        assert estimate
+        assert (estimate.value, estimate.n) == (pytest.approx(share, abs=1e-6), len(those))
+        assert estimate.low <= share <= estimate.high
     lines = predictions.decode().splitlines()
     assert lines[0] == "path,y_true,y_score"
     assert lines[1:] == sorted(lines[1:])
     assert len(lines) == 41
 
 
-def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
-    assert run_probe(tmp_path) == run_probe(tmp_path)
+def test_a_run_where_the_probe_is_right_and_where_it_is_wrong() -> None:
+    document, predictions = drawn_runs.finished_run("trial2", n=20)[1:]
+    test = predictions[predictions["subset"] == "test"]
+    run_right = (test.y_score >= 0.5) == (test.y_true == 1)
+    probe_right = pd.Series([number % 4 > 0 for number in range(20)], index=test.path)
+    found = probes.beside(document, predictions, probe_right, 0.95)
+    for estimate, is_right in ((found.where_probe_is_right, True), (found.where_probe_is_wrong, False)):
+        there = run_right[(probe_right == is_right).to_numpy()]
+        assert estimate == Estimate.proportion(int(there.sum()), len(there), 0.95)
+    with pytest.raises(InputError, match="the predictions of trial2 hold images that the audit does not"):
+        probes.beside(document, predictions, probe_right.iloc[1:], 0.95)
 
 
-def test_a_trial_no_better_than_a_coin_is_not_divided_by(tmp_path: Path) -> None:
-    facts, page, _ = run_probe(tmp_path, accuracy=0.5, source="kaggle")
-    assert facts["summary"].endswith("trial2 is right on 50.0% of 10 test images.")
-    assert "sample" not in page
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
+    assert run_probe(tmp_path)[1:] == run_probe(tmp_path)[1:]
 
 
-def test_missing_trials_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="trials holds no trial's metrics"):
-        run_probe(tmp_path, accuracy=None)
+def test_a_missing_run_is_one_line_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "describe", lambda *_: pytest.fail("worked"))
+    with pytest.raises(InputError, match=r"runs/trial2\.json not found"):
+        run_probe(tmp_path, run=False)
     assert not (tmp_path / "o").exists()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from faces.cli import InputError
 from faces.images import splits
+from faces.pages.report import render
 from stages import split
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +145,7 @@ def test_the_split_is_the_same_on_every_machine() -> None:
 # The stage
 
 
-def run_split(folder: Path, sizes: dict[str, int], **split_params: Any) -> tuple[pd.DataFrame, dict[str, Any], str]:
+def run_split(folder: Path, sizes: dict[str, int], **split_params: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Run the stage on a table of images: every tenth image of a class shares the group of the one before it."""
     rows = []
     for label, n in sizes.items():
@@ -158,18 +159,18 @@ def run_split(folder: Path, sizes: dict[str, int], **split_params: Any) -> tuple
     rows.append({"path": bad, "label": "healthy", "y_true": 0, "readable": 0, "group": bad})
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["data"]["source"] = split_params.pop("source", "sample")
-    params["split"].update(split_params)
+    params["split"]["folds"] = split_params.pop("folds", 0)
+    params["splits"]["seed1"].update(split_params)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     pd.DataFrame(rows).to_csv(folder / "images.csv", index=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        split.main(Path("images.csv"), Path("o/splits.csv"), Path("o/split.json"), Path("o/split.md"))
-    facts = json.loads((folder / "o/split.json").read_text())
-    return pd.read_csv(folder / "o/splits.csv"), facts, (folder / "o/split.md").read_text()
+        split.main("seed1", Path("images.csv"), Path("o/seed1.csv"), facts=Path("o/seed1.json"))
+    return pd.read_csv(folder / "o/seed1.csv"), json.loads((folder / "o/seed1.json").read_text())
 
 
 def test_the_table_holds_the_readable_images_sorted(tmp_path: Path) -> None:
-    table, facts, page = run_split(tmp_path, {"healthy": 100, "down_syndrome": 120})
+    table, facts = run_split(tmp_path, {"healthy": 100, "down_syndrome": 120})
     assert list(table.columns) == ["path", "label", "y_true", "group", "subset"]
     assert list(table.path) == sorted(table.path)
     assert len(table) == facts["n"] == 220
@@ -187,22 +188,22 @@ def test_the_table_holds_the_readable_images_sorted(tmp_path: Path) -> None:
         **{"of_both_classes": 0, "in_several_subsets": 0},
     }
     assert facts["off_target"] == []
-    assert "| train | 84 | 70 | 154 | 70.0% |" in page
 
 
 def test_the_papers_scheme_gives_table_1(tmp_path: Path) -> None:
-    table, facts, _ = run_split(tmp_path, {"healthy": 1500, "down_syndrome": 1500}, scheme="paper", source="kaggle")
+    table, facts = run_split(tmp_path, {"healthy": 1500, "down_syndrome": 1500}, scheme="paper", source="kaggle")
     counts = Counter(zip(table.label, table.subset, strict=True))
     for label, row in {"down_syndrome": (1046, 307, 147), "healthy": (1053, 297, 150)}.items():
         assert tuple(counts[label, subset] for subset in ("train", "validation", "test")) == row
     assert facts["off_paper"] == []
+    for label, row in {"down_syndrome": (1046, 307, 147), "healthy": (1053, 297, 150)}.items():
+        assert tuple(facts["paper"][subset][label] for subset in ("train", "validation", "test")) == row
 
 
 def test_the_papers_scheme_takes_a_missing_image_from_training_and_says_so(tmp_path: Path) -> None:
-    _, facts, page = run_split(tmp_path, {"healthy": 1499, "down_syndrome": 1500}, scheme="paper")
+    _, facts = run_split(tmp_path, {"healthy": 1499, "down_syndrome": 1500}, scheme="paper")
     assert facts["off_paper"] == [{"label": "healthy", "subset": "train", "wanted": 1053, "is": 1052}]
     assert facts["off_target"] == []
-    assert "train, healthy: 1052 images, 1053 in the paper." in page
 
 
 def test_the_papers_scheme_refuses_much_smaller_data(tmp_path: Path) -> None:
@@ -219,23 +220,29 @@ def test_too_few_images_are_one_line(tmp_path: Path) -> None:
 
 
 def test_folds_divide_the_same_groups_again(tmp_path: Path) -> None:
-    table, facts, page = run_split(tmp_path, {"healthy": 100, "down_syndrome": 100}, folds=5)
+    table, facts = run_split(tmp_path, {"healthy": 100, "down_syndrome": 100}, folds=5)
     assert list(table.columns)[-1] == "fold"
     assert set(table.fold) == {0, 1, 2, 3, 4}
     assert table.groupby("group").fold.nunique().max() == 1
     assert (table.groupby(["fold", "label"]).size() == 20).all()
     assert facts["folds"]["4"]["n"] == 40
-    assert "| 4 | 20 | 20 | 40 |" in page
     assert table.groupby("fold").subset.nunique().min() > 1  # not the subsets over again
-    without, _, _ = run_split(tmp_path, {"healthy": 100, "down_syndrome": 100})
+    without, _ = run_split(tmp_path, {"healthy": 100, "down_syndrome": 100})
     assert (without.subset == table.subset).all()
 
 
-@pytest.mark.parametrize(("source", "said"), [("sample", True), ("kaggle", False)])
-def test_the_sample_is_called_a_sample(tmp_path: Path, source: str, said: bool) -> None:
-    _, facts, page = run_split(tmp_path, {"healthy": 50, "down_syndrome": 50}, source=source)
+@pytest.mark.parametrize("source", ["sample", "kaggle"])
+def test_the_facts_say_whose_images_these_are(tmp_path: Path, source: str) -> None:
+    _, facts = run_split(tmp_path, {"healthy": 50, "down_syndrome": 50}, source=source)
     assert facts["source"] == source
-    assert ("sample" in page) is said
+
+
+def test_the_page_has_the_facts_numbers(tmp_path: Path) -> None:
+    _, facts = run_split(tmp_path, {"healthy": 1499, "down_syndrome": 1500}, scheme="paper", folds=5)
+    page = " ".join(render("splits.md", facts["source"], splits={"seed1": facts}).split())
+    assert "| seed1 | train | 1046 | 1052 | 2098 | 70.0% |" in page
+    assert "- seed1, train, healthy: 1052 images, 1053 in the paper." in page
+    assert "| seed1 | 4 | 300 | 299 | 599 |" in page
 
 
 def test_images_without_torch_or_pillow(tmp_path: Path) -> None:

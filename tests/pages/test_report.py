@@ -1,12 +1,10 @@
 """The report, the model card and the README's table say what the metrics files say, and nothing else."""
 
 import itertools
-import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import drawn_runs
 import pytest
@@ -14,14 +12,19 @@ from PIL import Image
 
 from ci import readme
 from faces.cli import InputError
-from faces.pages import report
+from faces.evidence.comparison import Comparison
+from faces.evidence.documents import RunMetrics, read_document
+from faces.evidence.estimate import Estimate
+from faces.files import write_json
+from faces.pages import report, sentences, tables
+from faces.params import load_params
 from stages import report as stage
 
 REPOSITORY = Path(__file__).parents[2]
 PAPERS = ("trial1", "trial2", "trial3")
-HIDDEN = ("whole_picture", "middle_hidden", "only_the_middle")
 PICTURES = [f"figures/{kind}_{t}" for kind in ("curves", "confusion", "operating_point") for t in drawn_runs.TRIALS]
-PICTURES += ["figures/roc", "figures/precision_recall", "figures/calibration", "class_balance"]
+PICTURES += ["figures/roc", "figures/precision_recall", "figures/calibration", "figures/class_balance"]
+PICTURES += ["explain/healthy", "explain/down_syndrome", "explain/occlusion"]
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -33,9 +36,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = root / "plots" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (3, 2)).save(path)
-    findings = {"rows": [], "summary": ""}
-    (root / "metrics" / "consistency.json").write_text(json.dumps(findings), encoding="utf-8")
-    (root / "metrics" / "consistency.md").write_text("# Table III against itself\n\nNo.\n", encoding="utf-8")
     return root
 
 
@@ -48,10 +48,12 @@ def runs(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def write(runs: Path, out: str = "out") -> tuple[str, str, str]:
     """Run the stage; returns page, tables, model card."""
-    files = [runs / out / name for name in ("index.html", "tables.md", "MODEL_CARD.md")]
-    stage.main(runs / "metrics", runs / "models", runs / "plots", *files, runs / "metrics" / "timing.json")
-    page, tables, card = (file.read_text(encoding="utf-8") for file in files)
-    return page, tables, card
+    card = runs / out / "MODEL_CARD.md"
+    stage.main(runs / "metrics", runs / "models/runs", runs / "plots", reports=runs / out, card=card)
+    page, tables, text = (
+        (runs / out / name).read_text(encoding="utf-8") for name in ("index.html", "tables.md", card.name)
+    )
+    return page, tables, text
 
 
 class Page(HTMLParser):
@@ -98,62 +100,61 @@ def numbers(cell: str) -> list[float]:
     return [float(text) for text in NUMBER.findall(cell)]
 
 
-def documents(runs: Path) -> dict[str, Any]:
-    return {t: json.loads((runs / "metrics" / "trials" / f"{t}.json").read_text()) for t in drawn_runs.TRIALS}
+def documents(runs: Path) -> dict[str, RunMetrics]:
+    return {name: read_document(RunMetrics, runs / "metrics" / "runs" / f"{name}.json") for name in drawn_runs.TRIALS}
 
 
-def as_list(metric: dict[str, Any], scale: float, digits: int) -> list[float]:
-    return [round(scale * metric[key], digits) for key in ("value", "low", "high")]
+def as_list(metric: Estimate, scale: float, digits: int) -> list[float]:
+    return [round(scale * number, digits) for number in (metric.value, metric.low, metric.high)]
 
 
 def test_the_pages_numbers_are_the_documents(runs: Path) -> None:
     tables = Page(write(runs)[0]).tables
     results, metrics, operating = tables[:3]
-    for row, (trial, document) in zip(results[1:], documents(runs).items(), strict=True):
-        own, training = document["metrics"], document["training"]
-        assert row[0] == (f"trial {trial[-1]}" if trial in PAPERS else trial)
+    assert [len(row) for row in results] == [5] * 6
+    for row, (name, document) in zip(results[1:], documents(runs).items(), strict=False):
+        own = document.metrics
+        assert row[0] == (f"trial {name[-1]}" if name in PAPERS else name)
         assert numbers(row[2]) == pytest.approx(as_list(own["accuracy"], 100, 1), abs=0.0501)
         assert numbers(row[3]) == pytest.approx(as_list(own["recall"], 100, 1), abs=0.0501)
-        assert numbers(row[4]) == pytest.approx(as_list(own["f1_macro"], 1, 3), abs=0.000501)
-        assert numbers(row[5]) == pytest.approx(as_list(own["auroc"], 1, 3), abs=0.000501)
-        assert numbers(row[6])[0] == training["stopped_epoch"] == drawn_runs.EPOCHS[trial]
-        assert numbers(row[7]) == [document["n"]["test"]]
-        assert numbers(row[9]) == [training["recipe"]["batch_size"], training["recipe"]["learning_rate"]]
-    assert [row[1] for row in results[1:]] == ["82.83%", "87.88%", "80.47%", "-"]
-    assert [row[6].split()[1] for row in results[1:]] == ["(30)", "(56)", "(58)", "(-)"]
-    assert [row[8] for row in results[1:]] == ["25 min", "26 min", "27 min", "28 min"]
+        assert numbers(row[4]) == pytest.approx(as_list(own["auroc"], 1, 3), abs=0.000501)
+    assert [row[1] for row in results[1:]] == ["82.83%", "87.88%", "80.47%", "-", "-"]
+    assert [numbers(cell)[-1:] for cell in results[0]] == [[], [297], [300], [150], [300]]
+    assert results[-1][0] == "improved, mean of 2 splits"
+    over = drawn_runs.read(runs / "metrics" / "repeats.json")["improved"]["over_splits"]
+    assert numbers(results[-1][2])[0] == pytest.approx(100 * over["accuracy"]["mean"], abs=0.0501)
 
     for column, document in enumerate(documents(runs).values(), start=1):
-        assert len(metrics) - 1 == len(document["metrics"])
-        for row, metric in zip(metrics[1:], document["metrics"].values(), strict=True):
+        assert len(metrics) - 1 == len(document.metrics)
+        for row, metric in zip(metrics[1:], document.metrics.values(), strict=True):
             assert numbers(row[column]) == pytest.approx(as_list(metric, 1, 3), abs=0.000501)
-        point, row = document["operating_point"], operating[column]
-        assert numbers(row[1]) == pytest.approx([point["threshold"]], abs=0.000501)
-        missed = point["test"]["false_negatives"]
-        assert numbers(row[4])[0] == missed["value"] == point["confusion_matrix"]["matrix"][1][0]
-        assert numbers(row[5])[0] == point["confusion_matrix"]["matrix"][0][1]
+            ends = numbers(row[-1])
+            assert ends[0] <= metric.n <= ends[-1]
+        point, row = document.operating_point, operating[column]
+        assert numbers(row[1]) == pytest.approx([point.threshold], abs=0.000501)
+        missed = point.test["false_negatives"]
+        assert numbers(row[4])[0] == missed.value == point.confusion_matrix.matrix[1][0]
+        assert numbers(row[4])[-1] == missed.n
+        assert numbers(row[5])[0] == point.confusion_matrix.matrix[0][1]
 
 
-def test_the_headline_is_the_best_trial(runs: Path) -> None:
+def test_the_headline_stands_first(runs: Path) -> None:
     page = write(runs)[0].replace("\u00a0", " ")
-    best = max(documents(runs).values(), key=lambda document: document["metrics"]["accuracy"]["value"])
-    assert best["run"] == "trials.trial2"
-    metric = best["metrics"]["accuracy"]
-    comparison = json.loads((runs / "metrics" / "comparison.json").read_text())
-    apart = sum(pair["distinguishable"] for pair in comparison["pairs"])
-    assert f"Trial 2 classifies {report.percent(metric)} of {metric['n']} test images rightly" in page
-    assert f"the paper reports 87.88% for it ({comparison['quantities'][7]['verdict']}). " in page
-    assert f"Of 6 pairs of trials, {apart or 'none'} can be told apart" in page
+    compared = read_document(Comparison, runs / "metrics" / "comparison.json")
+    assert f'<p class="finding">{sentences.headline(compared)}</p>' in page
+    assert page.index('class="finding"') < page.index("<table>")
 
 
-def test_a_best_trial_that_the_paper_does_not_have_stands_beside_the_papers_best(runs: Path) -> None:
-    path = runs / "metrics" / "trials" / "improved.json"
-    document = json.loads(path.read_text())
-    document["metrics"]["accuracy"]["value"] = 0.999
-    path.write_text(json.dumps(document))
-    page = write(runs)[0].replace("\u00a0", " ")
-    assert '<p class="finding">Improved classifies' in page
-    assert "rightly; the best of the paper&#39;s trials is reported with 87.88%. Of" in page
+def test_an_active_run_of_its_own_is_shown_with_the_others(runs: Path) -> None:
+    active = drawn_runs.read(runs / "metrics" / "active.json")
+    tables = Page(write(runs)[0]).tables
+    assert tables[1][0] == ["metric", "trial 1", "trial 2", "trial 3", "improved", "n"]  # it is trial 2
+    write_json(runs / "metrics" / "active.json", active | {"model_sha256": "f" * 64})
+    page = write(runs)[0]
+    tables = Page(page).tables
+    assert tables[1][0][-2:] == ["active run", "n"]
+    assert tables[2][-1][0] == "active run"
+    assert "No picture plots/figures/confusion_active.png" in page
 
 
 def test_the_page_is_whole_in_itself(runs: Path) -> None:
@@ -173,8 +174,9 @@ def test_every_picture_is_there_and_described(runs: Path) -> None:
     descriptions = [image["alt"] or "" for image in page.images]
     assert min(len(text) for text in descriptions) > 20
     assert len(set(descriptions)) == len(descriptions)
-    tn, fp = documents(runs)["trial1"]["confusion_matrix"]["matrix"][0]
+    tn, fp = documents(runs)["trial1"].confusion_matrix.matrix[0]
     assert any(f"of trial 1: of the healthy {tn} right and {fp} wrong" in text for text in descriptions)
+    assert "Number of images per class: 1500 healthy, 1500 Down syndrome." in descriptions
 
 
 def test_headings_descend_one_level_at_a_time(runs: Path) -> None:
@@ -191,49 +193,76 @@ def test_the_note_stands_beside_the_accuracy(runs: Path) -> None:
     assert "not a diagnostic" in card
 
 
-def test_what_is_missing_is_said(runs: Path) -> None:
-    page = write(runs)[0]
-    assert "<code>dvc repro probe</code> makes metrics/probes.md" in page
-    assert "On several splits" not in page  # nor is it a hole: a recipe need not be repeated
-    assert "<code>dvc repro explain</code> makes metrics/explain.json" in page
-    (runs / "metrics" / "probes.md").write_text("# Shortcut probes\n\nWords.\n")
-    (runs / "metrics" / "explain.json").write_text(json.dumps(explained()))
+def test_the_sections_are_the_pages(runs: Path) -> None:
+    html = write(runs)[0]
+    sections = {name: html.split(f'<div id="{name}">')[1] for name in ("comparison", "repeats", "consistency", "data")}
+    assert "Our runs beside the paper's</h2>" in sections["comparison"].replace("&#x27;", "'").replace("&#39;", "'")
+    assert sections["repeats"].index("Recipes on several splits</h2>") < 100
+    assert sections["consistency"].index("Table III against itself</h2>") < 100
+    assert sections["data"].index("Data sheet</h2>") < sections["data"].index("Splits</h2>")
+    assert "Shortcut probes</h2>" in html
+    text = html.replace("\u00a0", " ")
+    for value in (
+        "61.0% (55.4 to 66.3)",
+        "62.0% (55.4 to 66.3)",
+        "test accuracy, trial 3",
+        "test accuracy, active run",
+    ):
+        assert value in text
+    assert "61.0% (55.4 to 66.3)" in write(runs)[2]
+
+
+def test_a_missing_picture_is_said(runs: Path) -> None:
     (runs / "plots" / "figures" / "roc.png").unlink()
-    page, _, card = write(runs)
-    assert "Shortcut probes</h2>" in page
-    assert "No picture plots/explain/healthy.png" in page
-    assert "No picture plots/figures/roc.png" in page
-    assert "61.0% (55.4 to 66.3)" in page.replace("\u00a0", " ")
-    assert "62.0% (55.4 to 66.3)" in page.replace("\u00a0", " ")
-    assert "test accuracy, trial 3" in page.replace("\u00a0", " ")
-    assert "61.0% (55.4 to 66.3)" in card
+    assert "No picture plots/figures/roc.png" in write(runs)[0]
 
 
-def explained() -> dict[str, Any]:
-    row = {"value": 0.61, "low": 0.5538, "high": 0.6634, "n": 300, "method": "Wilson"}
-    other = {**row, "value": 0.62}
-    return {
-        "run": "train",
-        "source": "kaggle",
-        "class_explained": "the predicted one",
-        "middle_area": 0.5,
-        "heat_in_middle": {"healthy": {"value": 0.7, "n": 150}, "down_syndrome": {"value": 0.8, "n": 150}},
-        "accuracy": dict.fromkeys(HIDDEN, row),
-        "beside": [{"run": "trials.trial3", "accuracy": dict.fromkeys(HIDDEN, other)}],
-    }
+def test_the_pages_are_written_to_the_metrics(runs: Path) -> None:
+    write(runs)
+    evidence = report.read_evidence(runs / "metrics", drawn_runs.SPLITS)
+    for name, text in report.pages(evidence).items():
+        assert (runs / "metrics" / f"{name}.md").read_text(encoding="utf-8") == text
 
 
-@pytest.mark.parametrize("name", ["active.json", "comparison.json", "consistency.json", "trials/trial3.json"])
+DOCUMENTS = (
+    "active",
+    "comparison",
+    "consistency",
+    "data",
+    "explain",
+    "probes",
+    "repeats",
+    "runs/trial3",
+    "splits/seed2",
+)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_missing_document_is_one_clear_line(runs: Path, name: str) -> None:
-    (runs / "metrics" / name).unlink()
-    with pytest.raises(InputError, match=f"{Path(name).name} not found"):
+    (runs / "metrics" / f"{name}.json").unlink()
+    with pytest.raises(InputError, match=f"{Path(name).name}.json not found"):
+        write(runs)
+    assert not (runs / "out").exists()
+
+
+def test_a_missing_time_is_one_clear_line(runs: Path) -> None:
+    (runs / "models" / "runs" / "improved-split2" / "timing.json").unlink()
+    with pytest.raises(InputError, match=r"improved-split2/timing\.json not found"):
         write(runs)
 
 
-def test_a_broken_document_is_one_clear_line(runs: Path) -> None:
-    (runs / "metrics" / "active.json").write_text("{")
-    with pytest.raises(InputError, match=r"active\.json is not JSON"):
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_broken_document_is_one_clear_line(runs: Path, name: str) -> None:
+    (runs / "metrics" / f"{name}.json").write_text("{")
+    with pytest.raises(InputError, match=rf"{Path(name).name}\.json is not valid JSON"):
         write(runs)
+
+
+def test_files_of_runs_and_splits_that_are_not_named_are_not_read(runs: Path) -> None:
+    before = write(runs)
+    for name in ("runs/gone.json", "splits/gone.json"):
+        (runs / "metrics" / name).write_text("{")
+    assert write(runs, "again") == before
 
 
 def test_the_same_inputs_give_the_same_bytes(runs: Path) -> None:
@@ -242,44 +271,38 @@ def test_the_same_inputs_give_the_same_bytes(runs: Path) -> None:
 
 def test_the_sample_is_never_taken_for_the_papers_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn_runs.make(tmp_path, source="sample", n=60)
-    (tmp_path / "metrics" / "consistency.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     page, tables, card = write(tmp_path)
-    assert '<p class="banner">SAMPLE' in page
-    assert "SAMPLE" in tables.splitlines()[0]
-    assert "**SAMPLE" in card
-    assert "SAMPLE" in report.results_caption(report.read_evidence(tmp_path / "metrics"))
+    assert '<p class="banner">Sample: drawn faces. Nothing below says anything about the paper.' in page
+    assert "<title>Down syndrome in photographs: a reproduction (sample: drawn faces)</title>" in page
+    assert tables.splitlines()[0] == "# Results (sample: drawn faces)"
+    assert "**Sample: drawn faces. None of the numbers below says anything about the paper.**" in card
+    caption = report.caption(report.read_evidence(tmp_path / "metrics", drawn_runs.SPLITS))
+    assert caption.startswith("**Sample: drawn faces.** Test subset")
 
 
 def test_markdown_cannot_bring_html_with_it(runs: Path) -> None:
-    assert "<td>&lt;b&gt;1&lt;/b&gt;</td>" in write(runs)[0]
-
-
-def test_headings_are_shifted_and_bars_escaped() -> None:
-    assert report.shifted("# a\ntext # b\n## c\n", 2) == "### a\ntext # b\n#### c"
-    assert report.table(["x|y"], [["a|b"]]).count("\\|") == 2
-    assert report.to_html("# a").startswith("<h1>")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min"), (3580, "1 h 00 min"), (3900, "1 h 05 min")],
-)
-def test_durations_in_words(seconds: float, text: str) -> None:
-    assert report.duration(seconds) == text
+    page = write(runs)[0]
+    assert "<code>healthy/&lt;b&gt;bad&lt;/b&gt;.jpg</code>" in page
+    assert "<b>" not in page
 
 
 def test_model_card_numbers(runs: Path) -> None:
     card = write(runs)[2]
-    active = json.loads((runs / "metrics" / "active.json").read_text())
-    rows = [line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| ")]
-    cells = {row[0]: row[1:] for row in rows}
-    for name, metric in active["metrics"].items():
-        assert cells[report.TITLES[name]] == [report.decimal(metric), str(metric["n"])]
-    specificity, recall = (active["metrics"][name]["value"] for name in ("specificity", "recall"))
+    active = read_document(RunMetrics, runs / "metrics" / "active.json")
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in table_rows(card)}
+    for name, metric in active.metrics.items():
+        assert cells[tables.METRICS[name]] == [metric.decimal, str(metric.n)]
+    specificity, recall = (active.metrics[name].value for name in ("specificity", "recall"))
     flagged = round((1 - specificity) * 699 / recall)
     assert f"about {flagged} children" in " ".join(card.split())
-    assert active["weights"]["sha256"] in card
+    assert active.weights.sha256 in card
+    assert "resized to 224 and then to 250 pixels" in " ".join(card.split())
+    assert max(len(line) for line in card.splitlines() if not line.startswith("|")) <= 100
+
+
+def table_rows(text: str) -> list[list[str]]:
+    return [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
 
 
 def test_readme_block_is_replaced_and_nothing_else(runs: Path) -> None:
@@ -288,10 +311,11 @@ def test_readme_block_is_replaced_and_nothing_else(runs: Path) -> None:
     path.write_text("# Title\n<!-- results -->\nformer\n<!-- /results -->\nend\n", encoding="utf-8")
     readme.main(path, runs / "metrics")
     text = path.read_text(encoding="utf-8")
-    found = report.read_evidence(runs / "metrics")
-    assert text.startswith("# Title\n<!-- results -->\n| trial |")
+    found = report.read_evidence(runs / "metrics", drawn_runs.SPLITS)
+    assert text.startswith("# Title\n<!-- results -->\n| run ")
     assert text.endswith("<!-- /results -->\nend\n")
-    assert report.results_table(found) in text
+    assert tables.results(found.comparison, found.runs, found.repeats) in text
+    assert report.caption(found) in text
     assert "former" not in text
     readme.main(path, runs / "metrics")
     assert path.read_text(encoding="utf-8") == text
@@ -301,15 +325,18 @@ def test_readme_block_is_replaced_and_nothing_else(runs: Path) -> None:
 def test_readme_without_its_marks_is_one_clear_line(runs: Path, text: str) -> None:
     write(runs)
     with pytest.raises(InputError, match=r"README\.md needs the line <!-- results -->"):
-        report.readme(text, report.read_evidence(runs / "metrics"))
+        report.readme(text, report.read_evidence(runs / "metrics", drawn_runs.SPLITS))
 
 
-def test_times_are_copied_to_the_metrics(runs: Path) -> None:
-    write(runs)
-    timing = json.loads((runs / "metrics" / "timing.json").read_text())
-    own = json.loads((runs / "models" / "trial3" / "timing.json").read_text())
-    assert list(timing) == list(drawn_runs.TRIALS)
-    assert timing["trial3"] == own
+def test_times_of_all_runs_are_copied_to_the_metrics(runs: Path) -> None:
+    page = write(runs)[0].replace("\u00a0", " ")
+    timing = drawn_runs.read(runs / "metrics" / "timing.json")
+    assert list(timing) == list(drawn_runs.RUNS)
+    for name in drawn_runs.RUNS:
+        assert timing[name] == drawn_runs.read(runs / "models" / "runs" / name / "timing.json")
+    times = {row[0]: row[1:] for row in Page(page).tables[-1]}
+    assert times["trial 3"] == ["27 min", "17", "a made-up CPU, 2 cores"]
+    assert times["improved-split2"][0] == "29 min"
 
 
 def test_provenance_without_git_or_lock_and_with_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,16 +353,22 @@ def test_provenance_without_git_or_lock_and_with_lock(tmp_path: Path, monkeypatc
     assert stage.lock_sha256(lock) != first
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def committed() -> report.Evidence:
     if not (REPOSITORY / "metrics" / "active.json").exists():
         pytest.skip("no metrics are committed yet")
-    return report.read_evidence(REPOSITORY / "metrics")
+    return report.read_evidence(REPOSITORY / "metrics", load_params(REPOSITORY / "params.yaml").splits)
 
 
 def test_the_committed_model_card_is_rendered_from_the_committed_metrics(committed: report.Evidence) -> None:
     card = (REPOSITORY / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert card == report.model_card(committed), "run `dvc repro report`"
+
+
+@pytest.mark.parametrize("name", report.PAGES)
+def test_the_committed_pages_are_rendered_from_the_committed_metrics(committed: report.Evidence, name: str) -> None:
+    page = (REPOSITORY / "metrics" / f"{name}.md").read_text(encoding="utf-8")
+    assert page == report.pages(committed)[name], "run `dvc repro report`"
 
 
 def test_the_committed_readme_is_rendered_from_the_committed_metrics(committed: report.Evidence) -> None:
