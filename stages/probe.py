@@ -9,7 +9,7 @@ import typer
 
 from faces.cli import run
 from faces.evidence import probes
-from faces.evidence.documents import RunMetrics, read_document
+from faces.evidence.documents import Probe, Probes, RunMetrics, read_document
 from faces.evidence.metrics import read_predictions
 from faces.files import write_atomically, write_json
 from faces.params import load_params
@@ -46,7 +46,7 @@ def main(
     on_all = probes.accuracies(right, list(table.group), *settings)
     on_test = probes.accuracies(right[tests], list(table.group[tests]), *settings)
     strongest_right = pd.Series(right[:, list(found).index(probes.STRONGEST)], index=table["path"])
-    document = probes.Probes(
+    document = Probes(
         source=params.data.kind,
         n=len(table),
         folds=params.probe.folds,
@@ -54,7 +54,7 @@ def main(
         confidence=params.evaluate.confidence,
         guessing=round(float(np.bincount(y_true).max() / len(y_true)), 6),
         probes=tuple(
-            probes.Probe(sees=view, model=model, accuracy=accuracy, accuracy_on_test=accuracy_on_test)
+            Probe(sees=view, model=model, accuracy=accuracy, accuracy_on_test=accuracy_on_test)
             for (view, model), accuracy, accuracy_on_test in zip(found, on_all, on_test, strict=True)
         ),
         runs={

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from faces.evidence import comparison, consistency, probes, repeats
-from faces.evidence.documents import RunMetrics
+from faces.evidence.documents import Beside, Probe, Probes, RunMetrics
 from faces.evidence.estimate import Estimate
 from faces.evidence.metrics import curves, evaluate_predictions
 from faces.evidence.paper import load_paper
@@ -158,12 +158,12 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
     table.to_csv(path, index=False, lineterminator="\n")
 
 
-def shortcuts(documents: dict[str, RunMetrics], source: str) -> probes.Probes:
+def shortcuts(documents: dict[str, RunMetrics], source: str) -> Probes:
     """Return made-up probes beside the trials' own accuracies."""
     n = next(iter(documents.values())).n.test
     one = Estimate.proportion(7 * n, 10 * n, EVALUATE.confidence)
     other = Estimate.proportion(6 * n // 10, n, EVALUATE.confidence)
-    return probes.Probes(
+    return Probes(
         source=source,
         n=10 * n,
         folds=5,
@@ -171,12 +171,12 @@ def shortcuts(documents: dict[str, RunMetrics], source: str) -> probes.Probes:
         confidence=EVALUATE.confidence,
         guessing=0.5,
         probes=tuple(
-            probes.Probe(sees=view, model=model, accuracy=one, accuracy_on_test=other)
+            Probe(sees=view, model=model, accuracy=one, accuracy_on_test=other)
             for view in ("file", probes.ALL)
             for model in probes.MODELS
         ),
         runs={
-            name: probes.Beside(
+            name: Beside(
                 accuracy=documents[name].metrics["accuracy"], where_probe_is_right=other, where_probe_is_wrong=None
             )
             for name in TRIALS

@@ -114,6 +114,39 @@ class RunMetrics(Document):
     model_sha256: str
 
 
+class Probe(Document):
+    """One model of one view: its cross-validated accuracy on all images, and on the test subset."""
+
+    sees: str
+    model: str
+    accuracy: Estimate
+    accuracy_on_test: Estimate
+
+
+class Beside(Document):
+    """A run's test accuracy, and the same where the strongest probe is right and where it is wrong; None of no image.
+
+    A run that took the same shortcuts would fail where the probe fails.
+    """
+
+    accuracy: Estimate
+    where_probe_is_right: Estimate | None
+    where_probe_is_wrong: Estimate | None
+
+
+class Probes(Document):
+    """What metrics/probes.json holds; guessing: the share of the larger class."""
+
+    source: str
+    n: int
+    folds: int
+    seed: int
+    confidence: float
+    guessing: float
+    probes: tuple[Probe, ...]
+    runs: dict[str, Beside]
+
+
 class Heat(Document):
     """The share of the average Grad-CAM map that lies in the middle, of n images."""
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from faces.cli import InputError
-from faces.evidence.documents import Document, RunMetrics
+from faces.evidence.documents import Beside, RunMetrics
 from faces.evidence.estimate import Estimate
 from faces.evidence.statistics import bootstrap
 from faces.images import decode as images
@@ -27,39 +27,6 @@ ALL = "all five"  # the view that joins the others
 MODELS = ("logistic regression", "random forest")
 STRONGEST = (ALL, "random forest")  # the probe that the runs are set beside, image by image
 TREES = 300
-
-
-class Probe(Document):
-    """One model of one view: its cross-validated accuracy on all images, and on the test subset."""
-
-    sees: str
-    model: str
-    accuracy: Estimate
-    accuracy_on_test: Estimate
-
-
-class Beside(Document):
-    """A run's test accuracy, and the same where the STRONGEST probe is right and where it is wrong; None of no image.
-
-    A run that took the same shortcuts would fail where the probe fails.
-    """
-
-    accuracy: Estimate
-    where_probe_is_right: Estimate | None
-    where_probe_is_wrong: Estimate | None
-
-
-class Probes(Document):
-    """What metrics/probes.json holds; guessing: the share of the larger class."""
-
-    source: str
-    n: int
-    folds: int
-    seed: int
-    confidence: float
-    guessing: float
-    probes: tuple[Probe, ...]
-    runs: dict[str, Beside]
 
 
 def describe(root: Path, table: pd.DataFrame) -> dict[str, Array]:

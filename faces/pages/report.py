@@ -18,8 +18,7 @@ from faces.cli import InputError, run
 from faces.evidence import repeats
 from faces.evidence.comparison import Comparison
 from faces.evidence.consistency import Consistency
-from faces.evidence.documents import Explained, RunMetrics, read_document
-from faces.evidence.probes import Probes
+from faces.evidence.documents import Explained, Probes, RunMetrics, read_document
 from faces.evidence.repeats import Repeats
 from faces.pages import sentences, tables
 from faces.pages.markdown import filled, mark, marked, shifted, to_html

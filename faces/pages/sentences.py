@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from faces.evidence.claims import Finding
 from faces.evidence.comparison import Comparison
 from faces.evidence.consistency import AVERAGED, LISTED, READINGS, Consistency, OneMatrix, Reading, RowFindings
+from faces.evidence.documents import Probes
 from faces.evidence.pairs import Pair, PaperPair
-from faces.evidence.probes import Probes
 
 Names = Mapping[str, str]
 

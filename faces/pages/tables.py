@@ -5,9 +5,8 @@ from typing import Any
 
 from faces.evidence.comparison import Comparison
 from faces.evidence.consistency import AVERAGED, Consistency, RowFindings
-from faces.evidence.documents import Explained, RunMetrics
+from faces.evidence.documents import Explained, Probes, RunMetrics
 from faces.evidence.estimate import Estimate, Spread
-from faces.evidence.probes import Probes
 from faces.evidence.repeats import Repeats
 from faces.pages.markdown import table
 from faces.pages.sentences import counts, duration, listed

@@ -11,8 +11,7 @@ from pydantic import ValidationError
 from faces.cli import InputError
 from faces.evidence.comparison import Comparison
 from faces.evidence.consistency import Consistency
-from faces.evidence.documents import Explained, RunMetrics, read_document
-from faces.evidence.probes import Probes
+from faces.evidence.documents import Explained, Probes, RunMetrics, read_document
 from faces.evidence.repeats import Repeats
 from faces.files import write_json
 

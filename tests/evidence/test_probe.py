@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from faces.cli import InputError
 from faces.evidence import probes
-from faces.evidence.documents import read_document
+from faces.evidence.documents import Probes, read_document
 from faces.evidence.estimate import Estimate
 from faces.evidence.statistics import wilson
 from faces.files import write_json
@@ -145,7 +145,7 @@ def test_more_folds_than_images_are_refused() -> None:
 WRONG = ("down_syndrome/01.png", "healthy/00.png")  # of the run's answers; test images
 
 
-def run_probe(folder: Path, run: bool = True, source: str = "sample") -> tuple[probes.Probes, bytes, bytes]:
+def run_probe(folder: Path, run: bool = True, source: str = "sample") -> tuple[Probes, bytes, bytes]:
     """Run the stage on 40 pictures; those of class 1 have a dark border."""
     rows = []
     for number in range(40):
@@ -191,7 +191,7 @@ def run_probe(folder: Path, run: bool = True, source: str = "sample") -> tuple[p
         probe.main(*inputs, metrics=Path("runs"), predictions=Path("runs"), **outputs)
     out = folder / "o"
     written = (out / "probes.json").read_bytes(), (out / "probe.csv").read_bytes()
-    return read_document(probes.Probes, out / "probes.json"), *written
+    return read_document(Probes, out / "probes.json"), *written
 
 
 def test_the_stage_sets_probes_beside_the_runs(tmp_path: Path) -> None:

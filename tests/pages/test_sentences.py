@@ -7,10 +7,9 @@ import drawn_runs
 import pytest
 
 from faces.evidence import comparison
-from faces.evidence.documents import read_document
+from faces.evidence.documents import Probes, read_document
 from faces.evidence.estimate import Estimate
 from faces.evidence.paper import load_paper
-from faces.evidence.probes import Probes
 from faces.pages import sentences
 
 NAMES = {"trial1": "trial 1", "trial2": "trial 2", "trial3": "trial 3", "improved": "improved"}
