@@ -11,7 +11,7 @@ import pytest
 from faces.evidence.consistency import check
 from faces.evidence.paper import load_paper
 from faces.files import write_json
-from faces.pages import report, sentences
+from faces.pages import report, sentences, tables
 from faces.pages.report import render
 
 
@@ -225,3 +225,10 @@ def test_splits_say_what_is_off_and_what_the_folds_are() -> None:
     page = render("splits.md", "kaggle", splits={"papers": facts})
     assert "- papers, train, healthy: 1052 images, 1053 in the paper." in page
     assert ["papers", "4", "20", "21", "41", "40"] in rows(page)
+
+
+def test_the_active_run_is_explained_alone_where_no_other_saw_its_split(evidence: report.Evidence) -> None:
+    alone = evidence.explain.model_copy(update={"beside": ()})
+    header, *parts = rows(tables.explain(alone, evidence.names))
+    assert header == ["the network sees", "test accuracy, active run", "n"]
+    assert [row[0] for row in parts] == ["whole picture", "middle hidden", "only the middle"]
