@@ -237,8 +237,8 @@ def proportions(y_true: Labels, y_score: Array, threshold: float, confidence: fl
     return {name: Estimate.proportion(k, n, confidence) for name, (k, n) in counts.items()}
 
 
-def weighted_metrics(y_true: Labels, y_score: Array) -> Callable[[Array], Array]:
-    """Return a function from weights [R, N] to the BOOTSTRAPPED metrics [R, M], all resamples at once."""
+def weighted_metrics(y_true: Labels, y_score: Array, names: tuple[str, ...] = BOOTSTRAPPED) -> Callable[[Array], Array]:
+    """Return a function from weights [R, N] to the metrics of these names [R, M], all resamples at once."""
     order = np.argsort(-y_score, kind="stable")
     y, score = y_true[order].astype(float), y_score[order]
     ends = np.flatnonzero(np.append(np.diff(score) != 0, True))  # last row of each run of equal scores
@@ -266,6 +266,11 @@ def weighted_metrics(y_true: Labels, y_score: Array) -> Callable[[Array], Array]
         steps = np.diff(tps, axis=1) * _ratio(tps[:, 1:], tps[:, 1:] + fps[:, 1:])
 
         columns = {
+            "accuracy": (tp + tn) / n,
+            "precision": precision[1],
+            "recall": recall[1],
+            "specificity": recall[0],
+            "recall_weighted": (tp + tn) / n,
             "f1": f1[1],
             "precision_macro": precision.mean(axis=0),
             "recall_macro": recall.mean(axis=0),
@@ -279,7 +284,7 @@ def weighted_metrics(y_true: Labels, y_score: Array) -> Callable[[Array], Array]
             "brier": weights @ (y - score) ** 2 / n,
             "ece": np.abs(weights @ (in_bin * (y - score)[:, None])).sum(axis=1) / n,
         }
-        return np.stack([columns[name] for name in BOOTSTRAPPED], axis=1)
+        return np.stack([columns[name] for name in names], axis=1)
 
     return statistic
 

@@ -58,15 +58,8 @@ def bootstrap(
 
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
-
-    def draw(size: int) -> Array:
-        weights = np.zeros((size, len(strata)))
-        for rows in groups:
-            weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size)
-        return weights
-
     sizes = [min(BLOCK, resamples - start) for start in range(0, resamples, BLOCK)]
-    drawn = np.concatenate([statistic(draw(size)) for size in sizes])  # [resamples, M]
+    drawn = np.concatenate([statistic(resample(groups, size, rng)) for size in sizes])  # [resamples, M]
     value = statistic(np.ones((1, len(strata))))[0]  # [M]
 
     below = ((drawn < value).mean(axis=0) + (drawn <= value).mean(axis=0)) / 2
@@ -76,6 +69,41 @@ def bootstrap(
     levels = ndtr(bias + tails / (1 - acceleration * tails))
     low, high = np.array([np.quantile(drawn[:, m], levels[:, m]) for m in range(len(value))]).T
     return np.minimum(low, value), np.maximum(high, value)
+
+
+def resample(groups: Sequence[npt.NDArray[np.int64]], size: int, rng: np.random.Generator) -> Array:
+    """Return how often each row occurs in each of `size` resamples [size, N]; each group holds a stratum's rows."""
+    weights = np.zeros((size, sum(map(len, groups))))
+    for rows in groups:
+        weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size)
+    return weights
+
+
+def crossed_bootstrap(
+    statistics: Sequence[Callable[[Array], Array]],
+    strata: npt.NDArray[np.int64],
+    resamples: int,
+    seed: int,
+    salt: int = 0,
+) -> Array:
+    """Return resampled means over runs [resamples, M] of M statistics, with runs and images resampled at once.
+
+    statistics: one function for each run, from weights [R, N] to values [R, M]; all runs see the same images, which
+    are resampled within their strata [N], and independently of that the runs. `seed` draws the images, with `salt`
+    the runs: means that are drawn with the same seed and different salts are paired by images alone.
+    Owen, A. B. (2007). The pigeonhole bootstrap. Annals of Applied Statistics 1, 386-411.
+    """
+    images, runs = np.random.default_rng(seed), np.random.default_rng([seed, salt])
+    groups = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    n = len(statistics)
+    means = []
+    for start in range(0, resamples, BLOCK):
+        size = min(BLOCK, resamples - start)
+        weights = resample(groups, size, images)
+        drawn = runs.multinomial(n, np.full(n, 1 / n), size) / n  # [R, runs]
+        values = np.stack([statistic(weights) for statistic in statistics], axis=1)  # [R, runs, M]
+        means.append(np.einsum("rs,rsm->rm", drawn, values))
+    return np.concatenate(means)
 
 
 def _acceleration(statistic: Callable[[Array], Array], groups: list[npt.NDArray[np.int64]], n: int) -> Array:
