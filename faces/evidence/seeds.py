@@ -66,17 +66,18 @@ def summarise(
     documents: Mapping[str, RunMetrics],
     predictions: Mapping[str, pd.DataFrame],
     split: str,
+    source: str,
     params: Evaluate,
 ) -> Seeds:
-    """Return each recipe over its seeds, and the differences between recipes; names: as `repeated` returns them.
+    """Return each recipe over its seeds, and the differences between recipes; none if no recipe has several.
 
+    names: recipe -> seed -> run, as `repeated` returns them; source: kaggle, sample or own.
     predictions: each run's, with columns path, subset, y_true, y_score. Errors: InputError where runs differ in their
     images or the runs of a recipe in their hyperparameters.
     """
-    first = next(iter(documents.values()))
-    images = _test_paths(next(iter(predictions.values())))
+    images = _test_paths(next(iter(predictions.values()))) if predictions else pd.Series(dtype=str)
     for name, document in documents.items():
-        if document.source != first.source or not images.equals(_test_paths(predictions[name])):
+        if document.source != source or not images.equals(_test_paths(predictions[name])):
             raise InputError(f"run {name} was not scored on the images of the others; run `dvc repro` again")
     recipes: dict[str, Recipe] = {}
     drawn: dict[str, Array] = {}  # resampled mean accuracies
@@ -101,7 +102,7 @@ def summarise(
             stopped_epoch=Spread.of([d.training.stopped_epoch for d in own.values()], params.confidence),
         )
     return Seeds(
-        source=first.source,
+        source=source,
         split=split,
         n=len(images),
         confidence=params.confidence,
@@ -129,12 +130,7 @@ def _test_paths(predictions: pd.DataFrame) -> pd.Series:
 
 def _with_interval(values: list[float], means: Array, confidence: float) -> Spread:
     low, high = _ends(means, confidence)
-    own: dict[str, Any] = {
-        **vars(Spread.of(values, confidence)),
-        "low": round(low, DIGITS),
-        "high": round(high, DIGITS),
-    }
-    return Spread(**own)
+    return replace(Spread.of(values, confidence), low=round(low, DIGITS), high=round(high, DIGITS))
 
 
 def _ends(drawn: Array, confidence: float) -> tuple[float, float]:

@@ -92,7 +92,7 @@ def test_recipes_with_several_seeds_on_the_split_are_found() -> None:
 
 def test_means_and_spreads_are_those_of_the_runs(runs: Any) -> None:
     names, documents, tables = runs
-    summary = seeds.summarise(names, documents, tables, "seed1", PARAMS)
+    summary = seeds.summarise(names, documents, tables, "seed1", "kaggle", PARAMS)
     assert (summary.n, summary.split, list(summary.recipes)) == (N, "seed1", ["weak", "strong"])
     for recipe, own in names.items():
         values = [documents[name].metrics["accuracy"].value for name in own.values()]
@@ -109,10 +109,15 @@ def test_means_and_spreads_are_those_of_the_runs(runs: Any) -> None:
     assert difference.accuracy.high < 0  # 84% against 98%
 
 
+def test_without_several_seeds_there_is_nothing_to_say() -> None:
+    summary = seeds.summarise({}, {}, {}, "seed1", "sample", PARAMS)
+    assert (summary.recipes, summary.differences, summary.n) == ({}, (), 0)
+
+
 def test_images_are_paired_in_a_difference(runs: Any) -> None:
     """Images that are hard for both recipes do not widen their difference: it is narrower than of unpaired means."""
     names, documents, tables = runs
-    summary = seeds.summarise(names, documents, tables, "seed1", PARAMS)
+    summary = seeds.summarise(names, documents, tables, "seed1", "kaggle", PARAMS)
     widths = [summary.recipes[name].metrics["accuracy"] for name in names]
     unpaired = np.hypot(*[(width.high or 0) - (width.low or 0) for width in widths])
     (difference,) = summary.differences
@@ -150,7 +155,7 @@ def test_runs_on_other_images_or_with_other_hyperparameters_are_refused(runs: An
     names, documents, tables = runs
     moved = {**tables, "weak-seed2": tables["weak-seed2"].replace({"path": {"test000.jpg": "other.jpg"}})}
     with pytest.raises(InputError, match="run weak-seed2 was not scored on the images of the others"):
-        seeds.summarise(names, documents, moved, "seed1", PARAMS)
+        seeds.summarise(names, documents, moved, "seed1", "kaggle", PARAMS)
     changed = {**documents, "weak-seed2": document("weak-seed2", tables["weak-seed2"], 2, batch_size=64)}
     with pytest.raises(InputError, match="runs of weak were trained with different hyperparameters"):
-        seeds.summarise(names, changed, tables, "seed1", PARAMS)
+        seeds.summarise(names, changed, tables, "seed1", "kaggle", PARAMS)
