@@ -10,6 +10,7 @@ from faces.evidence.comparison import compare, to_frame
 from faces.evidence.documents import RunMetrics, read_document
 from faces.evidence.metrics import read_predictions
 from faces.evidence.paper import load_paper
+from faces.evidence.seeds import Seeds
 from faces.files import write_atomically, write_json
 from faces.params import load_params
 
@@ -18,6 +19,7 @@ def main(
     metrics: Path,
     predictions: Path,
     paper: Path,
+    seeds: Annotated[Path, typer.Option(help="what stage seeds found")],
     out: Annotated[Path, typer.Option(help="where to write the comparison, without .json and .csv")],
 ) -> None:
     """Write the comparison of the runs that params.yaml names to compare, as JSON and as a table.
@@ -29,7 +31,10 @@ def main(
     runs = {name: read_document(RunMetrics, metrics / f"{name}.json") for name in params.compared}
     scores = {name: read_predictions(predictions / f"{name}.csv") for name in params.compared}
 
-    comparison = compare(reported, runs, scores, params.evaluate)
+    recipes = {name: params.runs[name].recipe for name in runs if params.runs[name].change is None}
+    over_seeds = read_document(Seeds, seeds)
+
+    comparison = compare(reported, runs, scores, recipes, over_seeds, params.evaluate)
 
     write_json(out.with_suffix(".json"), comparison.model_dump())
     table = to_frame(comparison).to_csv(index=False, lineterminator="\n")

@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from faces.evidence.documents import RunMetrics
 from faces.evidence.estimate import Estimate
 from faces.evidence.pairs import Pair, difference
 from faces.evidence.paper import Claim, Paper
@@ -33,11 +32,11 @@ class Finding(Claim):
 
 
 def decide(
-    claim: Claim, paper: Paper, runs: Mapping[str, RunMetrics], pairs: Sequence[Pair], confidence: float
+    claim: Claim, paper: Paper, measured: Mapping[str, Mapping[str, Estimate]], pairs: Sequence[Pair]
 ) -> Finding:
-    """Return what was found of a claim."""
-    missing = tuple(run for run in (claim.trial, claim.against) if run and run not in runs)
-    estimate = None if missing else _estimate(claim, runs, confidence)
+    """Return what was found of a claim; measured: by run, what comparison.measure returns."""
+    missing = tuple(run for run in (claim.trial, claim.against) if run and run not in measured)
+    estimate = None if missing else _estimate(claim, measured)
     verdict: Verdict = "undecidable"
     if estimate is not None:
         bound = {"reaches": claim.accuracy, "underfits": claim.margin}.get(claim.kind) or 0.0
@@ -47,14 +46,15 @@ def decide(
     return Finding(**claim.model_dump(), missing=missing, estimate=estimate, verdict=verdict)
 
 
-def _estimate(claim: Claim, runs: Mapping[str, RunMetrics], confidence: float) -> Estimate | None:
+def _estimate(claim: Claim, measured: Mapping[str, Mapping[str, Estimate]]) -> Estimate | None:
     """Return what a claim is measured by; None for the kind that is decided by pairs."""
     if claim.kind == "best":
         return None
     if claim.kind == "reaches":
-        return runs[claim.trial].metrics["accuracy"]
-    train, validation = train_validation(runs[claim.trial], confidence)
-    other_train, other_validation = train_validation(runs[claim.against or ""], confidence)
+        return measured[claim.trial]["accuracy"]
+    own, other = measured[claim.trial], measured[claim.against or ""]
+    train, validation = own["train_accuracy"], own["validation_accuracy"]
+    other_train, other_validation = other["train_accuracy"], other["validation_accuracy"]
     if claim.kind == "underfits":
         return difference(other_train, train)
     shares, signs = (train, validation, other_train, other_validation), (1, -1, -1, 1)
@@ -69,12 +69,3 @@ def _best(run: str, pairs: Sequence[Pair]) -> Verdict:
     if any(pair.distinguishable and not win for pair, win in zip(own, wins, strict=True)):
         return "not supported"
     return "supported" if own and all(pair.distinguishable for pair in own) else "undecidable"
-
-
-def train_validation(run: RunMetrics, confidence: float) -> tuple[Estimate, Estimate]:
-    """Return train and validation accuracy of the last epoch, with Wilson's intervals."""
-    stop, n_train, n_validation = run.training.at_stop, run.training.n_train, run.training.n_validation
-    return (
-        Estimate.proportion(round(stop.train_accuracy * n_train), n_train, confidence),
-        Estimate.proportion(round(stop.val_accuracy * n_validation), n_validation, confidence),
-    )

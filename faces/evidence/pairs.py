@@ -10,12 +10,17 @@ from faces.cli import InputError
 from faces.evidence.documents import Document, RunMetrics
 from faces.evidence.estimate import DIGITS, Estimate
 from faces.evidence.paper import Paper, value_and_unit
+from faces.evidence.seeds import Difference
 from faces.evidence.statistics import combine, holm, mcnemar, mcnemar_range, paired_difference
 from faces.params import Evaluate
 
 
 class Pair(Document):
-    """Two runs on the same test images; difference: accuracy of the first minus that of the second."""
+    """Two runs on the same test images; difference: accuracy of the first minus that of the second.
+
+    Where both recipes have several seeds, the difference is that of their means and p belongs to it (faces.evidence.seeds);
+    otherwise p is exact McNemar's. The four counts are always those of the two runs alone.
+    """
 
     first: str
     second: str
@@ -24,7 +29,8 @@ class Pair(Document):
     second_only: int
     both_wrong: int
     difference: Estimate
-    p: float  # exact McNemar
+    seeds: int  # behind each of the two, 1: the runs alone
+    p: float
     p_holm: float  # corrected for the number of pairs
     distinguishable: bool
 
@@ -40,11 +46,14 @@ class PaperPair(Document):
 
 
 def run_pairs(
-    runs: Mapping[str, RunMetrics], predictions: Mapping[str, pd.DataFrame], params: Evaluate
+    runs: Mapping[str, RunMetrics],
+    predictions: Mapping[str, pd.DataFrame],
+    over_seeds: Mapping[tuple[str, str], Difference],
+    params: Evaluate,
 ) -> tuple[Pair, ...]:
-    """Return every two runs on the same test images: exact McNemar (Holm over all pairs), bootstrap difference.
+    """Return every two runs on the same test images: difference and test, Holm's correction over all pairs.
 
-    predictions: columns path, subset, y_true, y_score. Errors: InputError where the test images are not the same.
+    predictions: columns path, subset, y_true, y_score; over_seeds: by two runs, where both have several seeds. Errors: InputError where the test images are not the same.
     """
     tables = {run: _test_rows(predictions[run]) for run in runs}
     y_true = next(iter(tables.values()))["y_true"]
@@ -62,20 +71,23 @@ def run_pairs(
         a, b = right[first], right[second]
         first_only, second_only = int((a & ~b).sum()), int((~a & b).sum())
         interval = paired_difference(a, b, strata, params.confidence, params.resamples, params.seed)
-        drafts.append(
-            Pair(
-                first=first,
-                second=second,
-                both_right=int((a & b).sum()),
-                first_only=first_only,
-                second_only=second_only,
-                both_wrong=int((~a & ~b).sum()),
-                difference=Estimate.rounded((first_only - second_only) / len(a), interval, len(a), method),
-                p=mcnemar(first_only, second_only),
-                p_holm=1.0,
-                distinguishable=False,
-            )
+        pair = Pair(
+            first=first,
+            second=second,
+            both_right=int((a & b).sum()),
+            first_only=first_only,
+            second_only=second_only,
+            both_wrong=int((~a & ~b).sum()),
+            difference=Estimate.rounded((first_only - second_only) / len(a), interval, len(a), method),
+            seeds=1,
+            p=mcnemar(first_only, second_only),
+            p_holm=1.0,
+            distinguishable=False,
         )
+        found = over_seeds.get((first, second))
+        if found is not None:
+            pair = pair.model_copy(update={"difference": found.accuracy, "seeds": found.seeds, "p": found.p})
+        drafts.append(pair)
     return tuple(
         pair.model_copy(
             update={

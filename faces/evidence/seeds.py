@@ -32,13 +32,23 @@ class Recipe(Document):
     validation_accuracy: Spread
     stopped_epoch: Spread
 
+    def estimate(self, name: str, n: int) -> Estimate:
+        """Return the mean of a metric, or of train_accuracy or validation_accuracy; n: the images of each run."""
+        epoch = {"train_accuracy": self.train_accuracy, "validation_accuracy": self.validation_accuracy}
+        spread, method = (epoch[name], "Student's t") if name in epoch else (self.metrics[name], METHOD)
+        mean = spread.estimate
+        assert mean is not None  # there are several seeds
+        return replace(mean, n=n, method=f"mean of {len(self.seeds)} seeds; {method}")
+
 
 class Difference(Document):
     """Mean test accuracy of the first recipe minus that of the second."""
 
     first: str
     second: str
+    seeds: int  # of each, the fewer if their numbers differ
     accuracy: Estimate
+    p: float  # two-sided, of no difference: from the resampled differences, at least one over their number
 
 
 class Seeds(Document):
@@ -50,6 +60,12 @@ class Seeds(Document):
     confidence: float
     recipes: dict[str, Recipe]
     differences: tuple[Difference, ...]
+
+    def between(self, recipes: Mapping[str, str]) -> dict[tuple[str, str], Difference]:
+        """Return the differences by the names of two runs; recipes: of each run."""
+        own = {(found.first, found.second): found for found in self.differences}
+        pairs = {(a, b): (recipes[a], recipes[b]) for a in recipes for b in recipes}
+        return {runs: own[pair] for runs, pair in pairs.items() if pair in own}
 
 
 def repeated(runs: Mapping[str, Run], split: str) -> dict[str, dict[int, str]]:
@@ -107,19 +123,22 @@ def summarise(
         n=len(images),
         confidence=params.confidence,
         recipes=recipes,
-        differences=tuple(
-            Difference(
-                first=a,
-                second=b,
-                accuracy=Estimate.rounded(
-                    recipes[a].metrics["accuracy"].mean - recipes[b].metrics["accuracy"].mean,
-                    _ends(drawn[a] - drawn[b], params.confidence),
-                    len(images),
-                    METHOD,
-                ),
-            )
-            for a, b in combinations(recipes, 2)
-        ),
+        differences=tuple(_difference(a, b, recipes, drawn, len(images), params) for a, b in combinations(recipes, 2)),
+    )
+
+
+def _difference(
+    first: str, second: str, recipes: Mapping[str, Recipe], drawn: Mapping[str, Array], n: int, params: Evaluate
+) -> Difference:
+    value = recipes[first].metrics["accuracy"].mean - recipes[second].metrics["accuracy"].mean
+    differences = drawn[first] - drawn[second]
+    tail = min((differences <= 0).mean(), (differences >= 0).mean())
+    return Difference(
+        first=first,
+        second=second,
+        seeds=min(len(recipes[first].seeds), len(recipes[second].seeds)),
+        accuracy=Estimate.rounded(value, _ends(differences, params.confidence), n, METHOD),
+        p=round(float(np.clip(2 * tail, 1 / params.resamples, 1)), DIGITS),
     )
 
 

@@ -20,12 +20,13 @@ from faces.evidence.comparison import Comparison
 from faces.evidence.consistency import Consistency
 from faces.evidence.documents import Explained, Probes, RunMetrics, read_document
 from faces.evidence.repeats import Repeats
+from faces.evidence.seeds import Seeds
 from faces.pages import sentences, tables
 from faces.pages.markdown import filled, mark, marked, shifted, to_html
 
 TEMPLATES = Path(__file__).parent / "templates"
 README_MARKS = ("<!-- results -->", "<!-- /results -->")
-PAGES = ("data", "splits", "comparison", "consistency", "repeats", "probes")  # metrics/NAME.md
+PAGES = ("data", "splits", "seeds", "comparison", "consistency", "repeats", "probes")  # metrics/NAME.md
 PREVALENCE = 1 / 700  # of Down syndrome among live births, about: Mai et al., Birth Defects Research, 2019
 
 
@@ -37,6 +38,7 @@ class Evidence:
     runs: dict[str, RunMetrics]  # the compared ones
     comparison: Comparison
     consistency: Consistency
+    seeds: Seeds
     repeats: dict[str, Repeats]  # by recipe
     probes: Probes
     explain: Explained
@@ -82,6 +84,7 @@ def read_evidence(metrics: Path, splits: Iterable[str]) -> Evidence:
         runs={name: read_document(RunMetrics, metrics / "runs" / f"{name}.json") for name in comparison.runs},
         comparison=comparison,
         consistency=read_document(Consistency, metrics / "consistency.json"),
+        seeds=read_document(Seeds, metrics / "seeds.json"),
         repeats=read_document(dict[str, Repeats], metrics / "repeats.json"),
         probes=read_document(Probes, metrics / "probes.json"),
         explain=read_document(Explained, metrics / "explain.json"),
@@ -151,7 +154,7 @@ def readme(text: str, evidence: Evidence) -> str:
         raise InputError(f"README.md needs the line {start} and after it the line {end}, once each")
     before, rest = text.split(start)
     after = rest.split(end)[1]
-    results = tables.results(evidence.comparison, evidence.runs, evidence.repeats)
+    results = tables.results(evidence.comparison, evidence.runs, evidence.seeds, evidence.repeats)
     return f"{before}{start}\n{results}\n\n{caption(evidence)}{end}{after}"
 
 

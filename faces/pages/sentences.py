@@ -45,7 +45,8 @@ def pair(pair: Pair, names: Names) -> str:
     what = f"{better} beats {worse} by {points(value)} points" if value else f"{better} and {worse} tie"
     found = "distinguishable" if pair.distinguishable else "not distinguishable"
     p = f"p = {pair.p_holm:.3f}" if pair.p_holm >= 0.001 else "p < 0.001"
-    return f"{what} ({points(low)} to {points(high)}; {p}): {found} at n={difference.n}"
+    means = f"means of {pair.seeds} seeds; " if pair.seeds > 1 else ""
+    return f"{what} ({means}{points(low)} to {points(high)}; {p}): {found} at n={difference.n}"
 
 
 def paper_pair(pair: PaperPair, names: Names) -> str:
@@ -74,15 +75,15 @@ def _criterion(finding: Finding, names: Names) -> str:
     if finding.kind == "reaches":
         return f"the interval of {run}'s test accuracy lies above {finding.accuracy or 0:.0%}"
     if finding.kind == "best":
-        return f"{run} beats each other trial of the paper on the same test images (exact McNemar, Holm-corrected)"
+        return f"{run} beats each other trial of the paper on the same test images (Holm-corrected)"
     if finding.kind == "underfits":
         return (
             f"{run}'s train accuracy at its last epoch lies more than {points(finding.margin or 0)} points below "
-            f"{other}'s (Newcombe's interval of the difference)"
+            f"{other}'s (interval of the difference)"
         )
     return (
         f"train minus validation accuracy at the last epoch is larger for {run} than for {other} "
-        "(interval of the difference from the four proportions)"
+        "(interval of the difference from the four accuracies)"
     )
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from faces.evidence.comparison import Comparison
+from faces.evidence.comparison import Comparison, Epochs
 from faces.evidence.consistency import AVERAGED, Consistency, RowFindings
 from faces.evidence.documents import Explained, Probes, RunMetrics
 from faces.evidence.estimate import Estimate, Spread
 from faces.evidence.repeats import Repeats
+from faces.evidence.seeds import Seeds
 from faces.pages.markdown import table
 from faces.pages.sentences import counts, duration, listed
 
@@ -53,8 +54,11 @@ ON_SPLITS = {
 CLASSES = {"healthy": "healthy", "down_syndrome": "Down syndrome"}
 
 
-def results(comparison: Comparison, runs: Runs, repeats: Mapping[str, Repeats]) -> str:
-    """Return one row per compared run, the paper's accuracy beside ours, and a row per recipe on several splits."""
+def results(comparison: Comparison, runs: Runs, seeds: Seeds, repeats: Mapping[str, Repeats]) -> str:
+    """Return one row per compared run, the paper's accuracy beside ours, and a row per recipe on several splits.
+
+    A run whose recipe has several seeds is shown as their mean.
+    """
     n = comparison.n
     header = (
         "run",
@@ -63,16 +67,21 @@ def results(comparison: Comparison, runs: Runs, repeats: Mapping[str, Repeats]) 
         f"recall, Down syndrome (n = {n.test_down_syndrome})",
         f"AUROC (n = {n.test})",
     )
-    rows = [
-        (
-            comparison.names[run],
-            comparison.of(run)["accuracy"].printed or "-",
-            f"**{document.metrics['accuracy'].percent}**",
-            document.metrics["recall"].percent,
-            document.metrics["auroc"].decimal,
+    rows = []
+    for run, document in runs.items():
+        recipe = comparison.recipes.get(run)
+        over = seeds.recipes.get(recipe or "")
+        names = ("accuracy", "recall", "auroc")
+        found = {name: over.estimate(name, n.test) if over else document.metrics[name] for name in names}
+        rows.append(
+            (
+                comparison.names[run] + (f", mean of {len(over.seeds)} seeds" if over else ""),
+                comparison.of(run)["accuracy"].printed or "-",
+                f"**{found['accuracy'].percent}**",
+                found["recall"].percent,
+                found["auroc"].decimal,
+            )
         )
-        for run, document in runs.items()
-    ]
     for recipe, summary in repeats.items():
         over = summary.over_splits
         rows.append(
@@ -103,7 +112,7 @@ def details(comparison: Comparison, runs: Runs, timing: Timing) -> str:
         (
             comparison.names[epochs.run],
             runs[epochs.run].metrics["f1_macro"].decimal,
-            epochs.stopped,
+            _stopped(epochs),
             epochs.paper or "-",
             epochs.kept,
             runs[epochs.run].training.recipe["batch_size"],
@@ -113,6 +122,27 @@ def details(comparison: Comparison, runs: Runs, timing: Timing) -> str:
         for epochs in comparison.epochs
     ]
     return table(header, rows)
+
+
+def _stopped(epochs: Epochs) -> str:
+    over = epochs.over_seeds
+    return f"{epochs.stopped}" + (f" ({over.min:.0f} to {over.max:.0f} in {over.n} seeds)" if over else "")
+
+
+def over_seeds(seeds: Seeds, names: Mapping[str, str]) -> str:
+    """Return what one run is worth: mean with interval, standard deviation and range over the seeds of each recipe."""
+    shown = {"accuracy": "accuracy", "recall": "recall, Down syndrome", "specificity": "specificity"}
+    rows = []
+    for recipe, found in seeds.recipes.items():
+        for name, title in shown.items():
+            spread = found.metrics[name]
+            ends = f"{spread.min:.1%} to {spread.max:.1%}"
+            mean = found.estimate(name, seeds.n).percent
+            rows.append((names.get(recipe, recipe), title, mean, f"{100 * (spread.sd or 0):.2f}", ends, spread.n))
+        stop = found.stopped_epoch
+        ends = f"{stop.min:.0f} to {stop.max:.0f}"
+        rows.append((names.get(recipe, recipe), "stopped at epoch", f"{stop.mean:.1f}", f"{stop.sd:.2f}", ends, stop.n))
+    return table(("recipe", "figure", "mean", "sd", "range", "seeds"), rows)
 
 
 def quantities(comparison: Comparison) -> str:
