@@ -176,7 +176,7 @@ def epochs(paper: Paper, run: str, document: RunMetrics, over_seeds: Recipe | No
         paper=paper.rows[run].stopped_epoch if run in paper.rows else None,
         stopped=training.stopped_epoch,
         kept=training.best_epoch,
-        over_seeds=over_seeds and over_seeds.stopped_epoch,
+        over_seeds=over_seeds.stopped_epoch if over_seeds else None,
     )
 
 

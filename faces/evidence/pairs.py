@@ -18,8 +18,8 @@ from faces.params import Evaluate
 class Pair(Document):
     """Two runs on the same test images; difference: accuracy of the first minus that of the second.
 
-    Where both recipes have several seeds, the difference is that of their means and p belongs to it (faces.evidence.seeds);
-    otherwise p is exact McNemar's. The four counts are always those of the two runs alone.
+    Where both recipes have several seeds, difference and p are those of their means (faces.evidence.seeds); otherwise p
+    is exact McNemar's. The four counts are always those of the two runs alone.
     """
 
     first: str
@@ -53,7 +53,8 @@ def run_pairs(
 ) -> tuple[Pair, ...]:
     """Return every two runs on the same test images: difference and test, Holm's correction over all pairs.
 
-    predictions: columns path, subset, y_true, y_score; over_seeds: by two runs, where both have several seeds. Errors: InputError where the test images are not the same.
+    predictions: columns path, subset, y_true, y_score; over_seeds: by two runs, where both have several seeds.
+    Errors: InputError where the test images are not the same.
     """
     tables = {run: _test_rows(predictions[run]) for run in runs}
     y_true = next(iter(tables.values()))["y_true"]

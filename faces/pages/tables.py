@@ -83,14 +83,14 @@ def results(comparison: Comparison, runs: Runs, seeds: Seeds, repeats: Mapping[s
             )
         )
     for recipe, summary in repeats.items():
-        over = summary.over_splits
+        splits = summary.over_splits
         rows.append(
             (
                 f"{comparison.names.get(recipe, recipe)}, mean of {len(summary.splits)} splits",
                 "-",
-                f"**{_mean('accuracy', over['accuracy'])}**",
-                _mean("recall", over["recall"]),
-                _mean("auroc", over["auroc"]),
+                f"**{_mean('accuracy', splits['accuracy'])}**",
+                _mean("recall", splits["recall"]),
+                _mean("auroc", splits["auroc"]),
             )
         )
     return table(header, rows)
