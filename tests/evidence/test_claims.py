@@ -7,6 +7,7 @@ import drawn_runs
 import pytest
 
 from faces.evidence.claims import Finding, decide
+from faces.evidence.comparison import measure
 from faces.evidence.documents import RunMetrics
 from faces.evidence.estimate import Estimate
 from faces.evidence.pairs import Pair
@@ -31,7 +32,8 @@ def claim_of(kind: str, **more: Any) -> Claim:
 
 
 def decided(claim: Claim, paper: Paper, runs: dict[str, RunMetrics], pairs: tuple[Pair, ...] = ()) -> Finding:
-    return decide(claim, paper, runs, pairs, 0.95)
+    measured = {name: measure(run, None, "weighted", 0.95) for name, run in runs.items()}
+    return decide(claim, paper, measured, pairs)
 
 
 def with_accuracy(run: RunMetrics, low: float, high: float) -> RunMetrics:
@@ -62,6 +64,7 @@ def pair_of(first: str, second: str, difference: float, distinguishable: bool) -
         first=first,
         second=second,
         difference=estimate,
+        seeds=1,
         p=0.5,
         p_holm=0.5,
         distinguishable=distinguishable,

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import drawn_runs
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from faces.cli import InputError
-from faces.evidence import comparison, pairs
+from faces.evidence import comparison, pairs, seeds
 from faces.evidence.documents import RunMetrics, read_document
 from faces.evidence.estimate import Estimate
 from faces.evidence.metrics import evaluate_predictions
@@ -73,11 +74,14 @@ def write_inputs(root: Path, source: str) -> None:
     params["evaluate"] = PARAMS.model_dump()
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (root / "paper.yaml").write_text((ROOT / "paper.yaml").read_text())
+    (root / "seeds.json").write_text(json.dumps(drawn_runs.without_seeds(source).model_dump()))
 
 
 def compare_in(root: Path, monkeypatch: pytest.MonkeyPatch, out: str = "out") -> list[Path]:
     monkeypatch.chdir(root)
-    main(Path("metrics"), Path("predictions"), Path("paper.yaml"), out=Path(out) / "comparison")
+    main(
+        Path("metrics"), Path("predictions"), Path("paper.yaml"), seeds=Path("seeds.json"), out=Path(out) / "comparison"
+    )
     return [root / out / f"comparison.{suffix}" for suffix in ("json", "csv")]
 
 
@@ -89,7 +93,7 @@ def paper() -> Paper:
 @pytest.fixture(scope="module")
 def result(paper: Paper) -> comparison.Comparison:
     documents, predictions = make_inputs("kaggle")
-    return comparison.compare(paper, documents, predictions, PARAMS)
+    return comparison.compare(paper, documents, predictions, {}, drawn_runs.without_seeds("kaggle"), PARAMS)
 
 
 def test_outputs_agree_and_are_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +119,38 @@ def test_outputs_agree_and_are_the_same_bytes_twice(tmp_path: Path, monkeypatch:
         row = rows[epochs.run]
         assert row["paper_stopped_epoch"] == ("" if epochs.paper is None else str(epochs.paper))
         assert (int(row["stopped_epoch"]), int(row["best_epoch"])) == (epochs.stopped, epochs.kept) == (20, 10)
+
+
+def test_means_over_seeds_take_the_place_of_single_runs(paper: Paper) -> None:
+    names = {trial: {seed: f"{trial}-seed{seed}" for seed in range(1, 5)} for trial in ("trial1", "trial2")}
+    predictions = {
+        name: make_predictions(SIGNAL[trial], 10 * number + seed)
+        for number, (trial, own) in enumerate(names.items())
+        for seed, name in own.items()
+    }
+    documents = {name: make_document(name, table, "kaggle") for name, table in predictions.items()}
+    over = seeds.summarise(names, documents, predictions, "seed1", "kaggle", PARAMS)
+    runs, scores = make_inputs("kaggle")
+    recipes = {run: run for run in runs}
+    alone = comparison.compare(paper, runs, scores, recipes, drawn_runs.without_seeds("kaggle"), PARAMS)
+    found = comparison.compare(paper, runs, scores, recipes, over, PARAMS)
+    for run in runs:
+        ours = found.of(run)["accuracy"].ours
+        if run in names:
+            assert ours.value == over.recipes[run].metrics["accuracy"].mean
+            assert ours.interval == (
+                over.recipes[run].metrics["accuracy"].low,
+                over.recipes[run].metrics["accuracy"].high,
+            )
+            assert ours.method.startswith("mean of 4 seeds")
+        else:
+            assert ours == alone.of(run)["accuracy"].ours
+    pairs = {(pair.first, pair.second): pair for pair in found.pairs}
+    assert pairs["trial1", "trial2"].difference == over.differences[0].accuracy
+    assert {pair.seeds for pair in pairs.values()} == {1, 4}
+    stopped = {epochs.run: epochs.over_seeds for epochs in found.epochs}
+    assert stopped["trial1"] == over.recipes["trial1"].stopped_epoch
+    assert stopped["trial3"] is None
 
 
 def test_only_the_runs_that_are_compared_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +225,7 @@ def test_a_run_is_right_where_its_own_threshold_says_so(paper: Paper) -> None:
     documents, predictions = make_inputs("kaggle")
     lower = documents["trial1"].settings.model_copy(update={"threshold": 0.3})
     documents["trial1"] = documents["trial1"].model_copy(update={"settings": lower})
-    pair = pairs.run_pairs(documents, predictions, PARAMS)[0]
+    pair = pairs.run_pairs(documents, predictions, {}, PARAMS)[0]
     test = predictions["trial1"].head(120)
     assert pair.both_right + pair.first_only == ((test.y_score >= 0.3) == (test.y_true == 1)).sum()
 

@@ -314,7 +314,7 @@ def test_readme_block_is_replaced_and_nothing_else(runs: Path) -> None:
     found = report.read_evidence(runs / "metrics", drawn_runs.SPLITS)
     assert text.startswith("# Title\n<!-- results -->\n| run ")
     assert text.endswith("<!-- /results -->\nend\n")
-    assert tables.results(found.comparison, found.runs, found.repeats) in text
+    assert tables.results(found.comparison, found.runs, found.seeds, found.repeats) in text
     assert report.caption(found) in text
     assert "former" not in text
     readme.main(path, runs / "metrics")

@@ -67,7 +67,9 @@ def test_runs_that_agree_tie() -> None:
     paper = load_paper(drawn_runs.REPOSITORY / "paper.yaml")
     run, predictions = drawn_runs.finished_run("trial1", n=120)[1:]
     runs = dict.fromkeys(("trial1", "trial2"), run)
-    result = comparison.compare(paper, runs, dict.fromkeys(runs, predictions), drawn_runs.EVALUATE)
+    result = comparison.compare(
+        paper, runs, dict.fromkeys(runs, predictions), {}, drawn_runs.without_seeds("kaggle"), drawn_runs.EVALUATE
+    )
     tie = "trial 1 and trial 2 tie (0.0 to 0.0; p = 1.000): not distinguishable at n=120"
     assert sentences.pair(result.pairs[0], result.names) == tie
     told = {claim.claim: sentences.claim(claim, result) for claim in result.claims}
