@@ -13,7 +13,7 @@ from faces.cli import run
 from faces.evidence.metrics import read_document
 from faces.files import write_atomically
 from faces.pages import figures
-from faces.params import ACTIVE, load_params
+from faces.params import load_params
 
 CURVES = ("roc", "pr", "calibration", "confusion", "operating_point")
 
@@ -45,7 +45,7 @@ def main(
     folder = plots / "active"
     active = _read(metrics / "active.json", folder / "history.csv", folder / "curves")
     finished = {one.document["model_sha256"] for one in compared.values()}
-    drawn = compared if active.document["model_sha256"] in finished else {**compared, ACTIVE: active}
+    drawn = compared if active.document["model_sha256"] in finished else {**compared, active.document["run"]: active}
 
     balance = json.loads((metrics / "data.json").read_text(encoding="utf-8"))
     same_test = {name: one for name, one in drawn.items() if one.document["training"]["split"] == params.compare.split}
@@ -70,8 +70,8 @@ def together(runs: dict[str, Run]) -> dict[str, pd.DataFrame]:
         parts = []
         for name, one in runs.items():
             n = one.document["n"]["train" if kind == "history" else "test"]
-            facts = pd.DataFrame({"run": figures.run_name(name), "images": n, "source": one.document["source"]}, index=[0])
-            parts.append(facts.merge(one.tables[kind], how="cross"))
+            facts = {"run": figures.run_name(name), "images": n, "source": one.document["source"]}
+            parts.append(pd.DataFrame([facts]).merge(one.tables[kind], how="cross"))
         tables[kind] = pd.concat(parts, ignore_index=True)
     return tables
 

@@ -109,6 +109,7 @@ def class_balance(counts: Mapping[str, int], heading: str) -> Figure:
     bars = axes.bar([NAMES[label] for label in counts], list(counts.values()), color=[BLUE, VERMILLION], width=0.6)
     axes.bar_label(bars)
     axes.set_ylabel("images")
+    axes.margins(y=0.12)
     axes.grid(visible=False, axis="x")
     return figure
 
