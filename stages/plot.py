@@ -64,14 +64,14 @@ def _read(document: Path, history: Path, curves: Path) -> Run:
 
 
 def together(runs: dict[str, Run]) -> dict[str, pd.DataFrame]:
-    """Return each kind of table with the rows of all runs; the columns run, n (images) and source come first."""
+    """Return each kind of table with the rows of all runs; the columns run and images (n) come first."""
     tables = {}
     for kind in ("history", *CURVES):
         parts = []
         for name, one in runs.items():
             n = one.document["n"]["train" if kind == "history" else "test"]
-            facts = {"run": figures.run_name(name), "images": n, "source": one.document["source"]}
-            parts.append(pd.DataFrame([facts]).merge(one.tables[kind], how="cross"))
+            facts = pd.DataFrame({"run": [figures.run_name(name)], "images": [n]})
+            parts.append(facts.merge(one.tables[kind], how="cross"))
         tables[kind] = pd.concat(parts, ignore_index=True)
     return tables
 

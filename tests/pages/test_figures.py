@@ -91,12 +91,11 @@ def test_compared_tables_hold_the_rows_of_each_run(runs: Path, monkeypatch: pyte
     found = tables(runs, monkeypatch)
     assert found.keys() == {"history", *plot.CURVES}
     for kind, table in found.items():
-        assert list(table.columns[:3]) == ["run", "images", "source"]
+        assert list(table.columns[:2]) == ["run", "images"]
         assert list(table["run"].unique()) == ["trial 1", "trial 2", "trial 3", "improved"]
         assert set(table["images"]) == {7 * 60 if kind == "history" else 60}
-        assert set(table["source"]) == {"sample"}
         path = "history/trial3.csv" if kind == "history" else f"curves/trial3/{kind}.csv"
-        rows = table[table["run"] == "trial 3"].drop(columns=["run", "images", "source"])
+        rows = table[table["run"] == "trial 3"].drop(columns=["run", "images"])
         pd.testing.assert_frame_equal(rows.reset_index(drop=True), pd.read_csv(runs / "plots" / path))
 
 
