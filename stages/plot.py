@@ -1,6 +1,5 @@
 """Draw the figures for people, and put the compared runs' curves into the tables that `dvc plots` draws."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ import typer
 from matplotlib.figure import Figure
 
 from faces.cli import run
-from faces.evidence.metrics import read_document
+from faces.evidence.documents import RunMetrics, read_document
 from faces.files import write_atomically
 from faces.pages import figures
 from faces.params import load_params
@@ -20,14 +19,15 @@ CURVES = ("roc", "pr", "calibration", "confusion", "operating_point")
 
 @dataclass(frozen=True)
 class Run:
-    """What is drawn of one run: its metrics document, and its tables by name (`history` and CURVES)."""
+    """What is drawn of one run: its metrics, and its tables by name (`history` and those of CURVES)."""
 
-    document: dict[str, Any]
+    document: RunMetrics
     tables: dict[str, pd.DataFrame]
 
     def heading(self, what: str, subset: str) -> str:
         """Return the title of a figure of this run alone."""
-        return figures.title(what, self.document["run"], self.document["n"][subset], self.document["source"])
+        n = {"train": self.document.n.train, "test": self.document.n.test}[subset]
+        return figures.title(what, self.document.run, n, self.document.source)
 
 
 def main(
@@ -44,11 +44,11 @@ def main(
     }
     folder = plots / "active"
     active = _read(metrics / "active.json", folder / "history.csv", folder / "curves")
-    finished = {one.document["model_sha256"] for one in compared.values()}
-    drawn = compared if active.document["model_sha256"] in finished else {**compared, active.document["run"]: active}
+    finished = {one.document.model_sha256 for one in compared.values()}
+    drawn = compared if active.document.model_sha256 in finished else {**compared, active.document.run: active}
 
-    balance = json.loads((metrics / "data.json").read_text(encoding="utf-8"))
-    same_test = {name: one for name, one in drawn.items() if one.document["training"]["split"] == params.compare.split}
+    balance = read_document(dict[str, Any], metrics / "data.json")
+    same_test = {name: one for name, one in drawn.items() if one.document.training.split == params.compare.split}
     pictures = {"class_balance": _balance(balance), **_beside_each_other(same_test)}
     for name, one in drawn.items():
         pictures |= {f"{kind}_{name}": figure for kind, figure in _alone(one).items()}
@@ -60,7 +60,7 @@ def main(
 
 def _read(document: Path, history: Path, curves: Path) -> Run:
     tables = {"history": history, **{kind: curves / f"{kind}.csv" for kind in CURVES}}
-    return Run(read_document(document), {kind: pd.read_csv(path) for kind, path in tables.items()})
+    return Run(read_document(RunMetrics, document), {kind: pd.read_csv(path) for kind, path in tables.items()})
 
 
 def together(runs: dict[str, Run]) -> dict[str, pd.DataFrame]:
@@ -69,7 +69,7 @@ def together(runs: dict[str, Run]) -> dict[str, pd.DataFrame]:
     for kind in ("history", *CURVES):
         parts = []
         for name, one in runs.items():
-            n = one.document["n"]["train" if kind == "history" else "test"]
+            n = one.document.n.train if kind == "history" else one.document.n.test
             facts = pd.DataFrame({"run": [figures.run_name(name)], "images": [n]})
             parts.append(facts.merge(one.tables[kind], how="cross"))
         tables[kind] = pd.concat(parts, ignore_index=True)
@@ -83,18 +83,20 @@ def _balance(sheet: dict[str, Any]) -> Figure:
 
 def _alone(one: Run) -> dict[str, Figure]:
     """Return the figures that show one run."""
-    document, training = one.document, one.document["training"]
+    document, training = one.document, one.document.training
     return {
         "curves": figures.curves(
             one.tables["history"],
             one.heading("Training", "train"),
-            best_epoch=training["best_epoch"],
-            stopped_epoch=training["stopped_epoch"],
+            best_epoch=training.best_epoch,
+            stopped_epoch=training.stopped_epoch,
         ),
-        "confusion": figures.confusion(**document["confusion_matrix"], heading=one.heading("Test", "test")),
+        "confusion": figures.confusion(
+            document.confusion_matrix.matrix, document.confusion_matrix.labels, one.heading("Test", "test")
+        ),
         "operating_point": figures.operating_point(
             one.tables["operating_point"],
-            document["operating_point"]["threshold"],
+            document.operating_point.threshold,
             one.heading("Threshold, test", "test"),
         ),
     }
@@ -103,21 +105,16 @@ def _alone(one: Run) -> dict[str, Figure]:
 def _beside_each_other(runs: dict[str, Run]) -> dict[str, Figure]:
     """Return the figures that show several runs, all of the same test images."""
     first = next(iter(runs.values())).document
-    base_rate = first["n"]["test_down_syndrome"] / first["n"]["test"]
+    base_rate = first.n.test_down_syndrome / first.n.test
 
     def curves(kind: str) -> dict[str, pd.DataFrame]:
         return {name: one.tables[kind] for name, one in runs.items()}
 
     def legend(metric: str) -> dict[str, str]:
-        return {
-            name: "{}: {value:.3f} ({low:.3f} to {high:.3f})".format(
-                figures.run_name(name), **one.document["metrics"][metric]
-            )
-            for name, one in runs.items()
-        }
+        return {name: f"{figures.run_name(name)}: {one.document.metrics[metric].decimal}" for name, one in runs.items()}
 
     def heading(what: str) -> str:
-        return figures.title(what, run="", n=first["n"]["test"], source=first["source"])
+        return figures.title(what, run="", n=first.n.test, source=first.source)
 
     return {
         "roc": figures.roc(curves("roc"), legend("auroc"), heading("ROC, test")),

@@ -21,11 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
+from faces.pages.markdown import mark
+
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 2)))
 MARKERS = "osD^vP"
-REFERENCE = {"color": "#888888", "lw": 1}  # what curves are held against: chance, perfect calibration
+REFERENCE: dict[str, Any] = {"color": "#888888", "lw": 1}  # what curves are held against: chance, perfect calibration
 WIDTH = 4.8  # inches
 LEGEND_ROW = 0.2  # inches
 DPI = 150
@@ -63,11 +65,11 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def title(what: str, run: str, n: int | None, source: str) -> str:
-    """Return a figure's title: what it shows, of which run, of how many images, and whether of the sample."""
+    """Return a figure's title: what it shows, of which run, of how many images, and a mark if not of the paper's."""
     parts = [what, run_name(run)] if run else [what]
     if n is not None:
         parts.append(f"n = {n}")
-    return ", ".join(parts) + ("\nSAMPLE: drawn faces, not the paper's data" if source == "sample" else "")
+    return ", ".join(parts) + (f"\n{mark(source)}" if mark(source) else "")
 
 
 def run_name(run: str) -> str:

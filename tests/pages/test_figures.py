@@ -22,7 +22,7 @@ PER_RUN = ("curves", "confusion", "operating_point")
 SHARED = {"roc.png", "precision_recall.png", "calibration.png", "class_balance.png"}
 POINTS = pd.DataFrame({"fpr": [0, 0.2, 1], "tpr": [0, 0.9, 1], "recall": [0, 0.5, 1], "precision": [1, 0.9, 0.5]})
 BINS = pd.DataFrame({"predicted": [0.1, 0.9], "observed": [0, 1.0], "low": [0, 0.5], "high": [0.4, 1.0]})
-SAMPLE = "SAMPLE: drawn faces, not the paper's data"
+SAMPLE = "sample: drawn faces"
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +178,8 @@ def test_files_carry_no_metadata(tmp_path: Path) -> None:
     [
         ("trial2", "kaggle", "ROC, trial 2, n = 299"),
         ("improved-split2", "kaggle", "ROC, improved-split2, n = 299"),
-        ("active", "own", "ROC, active run, n = 299"),
-        ("", "sample", "ROC, n = 299\nSAMPLE: drawn faces, not the paper's data"),
+        ("active", "own", "ROC, active run, n = 299\nown images, not the paper's"),
+        ("", "sample", "ROC, n = 299\nsample: drawn faces"),
     ],
 )
 def test_title_names_run_n_and_sample(run: str, source: str, expected: str) -> None:
