@@ -1,4 +1,4 @@
-"""A fresh clone with results of the drawn sample: what Git holds, no cache, and what `make install` writes."""
+"""A repository with results of the drawn sample, and its fresh clone: what Git holds, and no cache."""
 
 import os
 import re
@@ -11,8 +11,8 @@ import drawn_runs
 import yaml
 
 
-def make(origin: Path, target: Path) -> None:
-    """Commit results of the drawn sample in `origin`, and clone it into `target`."""
+def make(origin: Path) -> None:
+    """Make a repository with results of the drawn sample, and commit them."""
     drawn_runs.make(origin, source="sample", n=60)
     params = (origin / "params.yaml").read_text(encoding="utf-8")
     (origin / "params.yaml").write_text(params.replace("source: kaggle", "source: sample", 1), encoding="utf-8")
@@ -23,23 +23,22 @@ def make(origin: Path, target: Path) -> None:
     draw(origin)
     for command in ("git init --quiet", "git add --all", "git commit --quiet --message=results"):
         execute(origin, *command.split())
+
+
+def clone(origin: Path, target: Path) -> None:
+    """Clone a repository, and write what `make install` writes beside the packages: the JavaScript for the plots."""
     execute(origin, "git", "clone", "--quiet", ".", str(target))
-    install(target)
+    makefile = (target / "Makefile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^\$\(VEGA\):.*\n\t(python .*) > \$@$", makefile, re.MULTILINE)
+    (path,) = re.findall(r"^VEGA := (.*)$", makefile, re.MULTILINE)
+    (target / path).parent.mkdir()
+    execute(target, "bash", "-c", f"{command} > {path}")
 
 
 def draw(folder: Path) -> None:
     """Run the stage `plot` as dvc.yaml does."""
     stages = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     execute(folder, *stages["plot"]["cmd"].split())
-
-
-def install(target: Path) -> None:
-    """Write what `make install` writes beside the packages: the JavaScript that draws the plots."""
-    makefile = (target / "Makefile").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^\$\(VEGA\):.*\n\t(python .*) > \$@$", makefile, re.MULTILINE)
-    (path,) = re.findall(r"^VEGA := (.*)$", makefile, re.MULTILINE)
-    (target / path).parent.mkdir()
-    execute(target, "bash", "-c", f"{command} > {path}")
 
 
 def execute(folder: Path, *command: str) -> str:

@@ -7,8 +7,16 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a fresh clone, after `make install`, of a repository with results of the drawn sample."""
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a repository with results of the drawn sample."""
+    root = tmp_path_factory.mktemp("origin")
+    plotted.make(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def clone(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a fresh clone of it, after `make install`; tests that change it take a copy."""
     target = tmp_path_factory.mktemp("clone") / "clone"
-    plotted.make(tmp_path_factory.mktemp("origin"), target)
+    plotted.clone(origin, target)
     return target

@@ -6,9 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotted
 import pytest
 import yaml
+
+from faces.naming import LABELS
+from faces.pages import figures
+from stages import report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
@@ -22,6 +27,7 @@ OPTIONS = (
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
 WIDTHS = (360, 1280)  # of a telephone and of a laptop, in pixels
+DOT = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="  # a picture of one pixel
 PICTURES = """() => [...document.querySelectorAll("img, svg.marks")].map((picture) => ({
   text: picture.getAttribute("alt") ?? picture.closest("[aria-label]")?.getAttribute("aria-label"),
   drawn: picture.complete ? picture.naturalWidth > 0 : picture.querySelector("[class*=mark-] path[d]") !== null,
@@ -81,6 +87,25 @@ def page_of(clone: Path, *command: str) -> Path:
     return page
 
 
+def test_the_report_is_whole(browser: Any, origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(origin)
+    even = np.full((8, 8), 1 / 64)
+    for label in LABELS:
+        heat = figures.heat_map(even, even > 0, figures.title(label, "active", 30, "sample"), 1 / 64)
+        figures.save(heat, origin / f"plots/explain/{label}.png")
+    rows = {"whole picture": {"value": 0.9, "low": 0.8, "high": 0.95}}
+    figures.save(figures.intervals(rows, "accuracy", "Occlusion"), origin / "plots/explain/occlusion.png")
+    report.main(
+        origin / "metrics",
+        origin / "models/runs",
+        origin / "plots",
+        reports=origin / "reports",
+        card=origin / "MODEL_CARD.md",
+    )
+    pictures = len(list((origin / "plots").rglob("*.png")))
+    visit(browser, origin / "reports/index.html").check(pictures)
+
+
 def test_all_plots_are_drawn_offline(browser: Any, clone: Path) -> None:
     declared = yaml.safe_load((clone / "dvc.yaml").read_text())["plots"]
     visit(browser, page_of(clone, "show")).check(pictures=len(declared))
@@ -108,3 +133,30 @@ def test_a_demo_inside_the_repository_finds_what_that_installed(browser: Any, cl
     shutil.copytree(clone / ".venv", tmp_path / ".venv")
     inside = shutil.copytree(page_of(clone, "show").parent, tmp_path / ".demo" / "dvc_plots")
     assert visit(browser, inside / "index.html").fetched == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "<script>nothing()</script>",
+        "<script>console.error('no')</script>",
+        "<link rel=stylesheet href=https://example.org/style.css>",
+        "<p style='width: 400px'>wide</p>",
+        "<img src=absent.png alt=Absent>",
+        f"<img src='{DOT}'>",
+        f"<img src='{DOT}' alt=Dot>",
+        "<svg class=marks aria-label=Empty></svg>",
+        "",
+    ],
+)
+def test_the_check_finds_what_is_wrong(browser: Any, tmp_path: Path, fault: str) -> None:
+    page = tmp_path / "page.html"
+    sound = f"<!doctype html><meta name=viewport content='width=device-width'><img src='{DOT}' alt=Dot>"
+    page.write_text(sound + fault, encoding="utf-8")
+    pictures = 2 if "<img" in fault or "<svg" in fault else 1
+    opened = visit(browser, page)
+    if fault:
+        with pytest.raises(AssertionError):
+            opened.check(pictures)
+    else:
+        opened.check(pictures)
