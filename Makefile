@@ -7,14 +7,13 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export FACES_CACHE ?= $(CURDIR)/.cache
 export DVC_NO_ANALYTICS := 1
 READY := .venv/.installed
-VEGA := .venv/vega.js
 BESIDE := .venv/benchmarks/.installed
 
-.PHONY: help install demo repro trials sweep show plots gate freshness readme test test-slow soak benchmark check clean
+.PHONY: help install demo repro trials sweep show gate freshness readme test test-slow soak benchmark check clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-install: $(READY) $(VEGA)  ## make .venv with the pinned, hashed requirements
+install: $(READY)  ## make .venv with the pinned, hashed requirements
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) does not run, or is older than Python 3.11; run: make PYTHON=python3.12 ..."; exit 1; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -44,11 +43,6 @@ sweep: $(READY)  ## the search for the improved recipe, on validation images: qu
 
 show: $(READY)  ## the experiments in 120 columns
 	dvc exp show --md --only-changed --drop '.*/|.*\.(py|yaml)$$|data$$|Created|State|Executor|recall|specificity|f1|n$$|epochs|val_.*'
-
-plots: $(READY) $(VEGA)  ## every plot on one page, which opens without a network; its address is the last line
-	dvc plots show
-$(VEGA): $(READY)
-	python -c 'import vl_convert; print(vl_convert.javascript_bundle())' > $@
 
 gate: $(READY)  ## compare metrics with a Git revision: make gate BASE=main
 	python -m ci.gate '$(or $(BASE),$(error which revision? make gate BASE=main))' --json .gate/gate.json --markdown .gate/gate.md

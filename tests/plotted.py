@@ -1,7 +1,6 @@
 """A repository with results of the drawn sample, and its fresh clone: what Git holds, and no cache."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ def make(origin: Path) -> None:
     drawn_runs.make(origin, source="sample", n=60)
     params = (origin / "params.yaml").read_text(encoding="utf-8")
     (origin / "params.yaml").write_text(params.replace("source: kaggle", "source: sample", 1), encoding="utf-8")
-    for name in ("dvc.yaml", ".gitignore", ".dvcignore", "Makefile", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"):
         (origin / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(drawn_runs.REPOSITORY / name, origin / name)
     shutil.copytree(drawn_runs.REPOSITORY / ".dvc/plots", origin / ".dvc/plots")
@@ -26,13 +25,9 @@ def make(origin: Path) -> None:
 
 
 def clone(origin: Path, target: Path) -> None:
-    """Clone a repository, and write what `make install` writes beside the packages: the JavaScript for the plots."""
+    """Clone a repository, and write what `make install` writes for the plots."""
     execute(origin, "git", "clone", "--quiet", ".", str(target))
-    makefile = (target / "Makefile").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^\$\(VEGA\):.*\n\t(python .*) > \$@$", makefile, re.MULTILINE)
-    (path,) = re.findall(r"^VEGA := (.*)$", makefile, re.MULTILINE)
-    (target / path).parent.mkdir()
-    execute(target, "bash", "-c", f"{command} > {path}")
+    execute(target, "python", "-m", "ci.vega")
 
 
 def draw(folder: Path) -> None:
