@@ -74,7 +74,7 @@ def curves(base: str) -> tuple[dict[str, str], list[str]]:
         re.sub(r"\W+", "-", name).strip("-").lower(): vl_convert.vegalite_to_svg(plot["content"])
         for name, parts in found["data"].items()
         for plot in parts
-        if plot["type"] == "vega"
+        if plot["type"] == "vega" and plot["content"]
     }
     return svg, sorted({f"`{error.get('source', 'dvc.yaml')}` in {error['rev']}" for error in found.get("errors", [])})
 

@@ -77,12 +77,17 @@ def test_every_plot_of_both_revisions_is_an_svg(repository: Path, monkeypatch: p
 
 
 def test_what_cannot_be_read_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = repository / "plots/compared/roc.csv"
-    content = path.read_bytes()
-    path.unlink()
+    path = "plots/compared/roc.csv"
+    plotted.execute(repository, "git", "rm", "--quiet", path)
     text = write(repository, monkeypatch)
-    path.write_bytes(content)
-    assert "cannot be read: `plots/compared/roc.csv` in workspace." in text
+    assert "14 plots as SVG" in text
+    assert f"cannot be read: `{path}` in workspace." in text
+
+    plotted.execute(repository, "git", "commit", "--quiet", "--message=gone")
+    text = write(repository, monkeypatch, base="HEAD")
+    plotted.execute(repository, "git", "reset", "--quiet", "--hard", "HEAD~1")
+    assert "13 plots as SVG" in text
+    assert f"cannot be read: `{path}` in HEAD, `{path}` in workspace." in text
 
 
 def test_nothing_changed(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,15 @@ def test_all_plots_of_two_revisions_are_drawn_offline(browser: Any, clone: Path)
     )
 
 
+def test_a_plot_without_data_says_so(browser: Any, clone: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(clone, tmp_path / "own"))
+    (own / "plots/active/history.csv").unlink()  # two of the plots
+    declared = yaml.safe_load((own / "dvc.yaml").read_text())["plots"]
+    opened = visit(browser, page_of(own, "show"))
+    opened.check(pictures=len(declared) - 2)
+    assert opened.page.get_by_text("No data for Active run").count() == 2
+
+
 def test_without_an_install_the_page_asks_for_what_dvc_names(browser: Any, clone: Path, tmp_path: Path) -> None:
     """This shows, too, that these tests see a request."""
     moved = shutil.copytree(page_of(clone, "show").parent, tmp_path / "a" / "b")
