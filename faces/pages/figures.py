@@ -6,7 +6,6 @@ axes, where it covers nothing. Files carry no date and no software version: same
 Source of the colours: Okabe & Ito, "Color Universal Design", 2008.
 """
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
@@ -42,6 +42,7 @@ mpl.rcParams.update(
         "axes.titlelocation": "left",
         "axes.titlesize": 10,
         "figure.titlesize": 10,
+        "figure.dpi": DPI,
         "font.family": "DejaVu Sans",  # comes with matplotlib
         "font.size": 10,
         "grid.color": "#dddddd",
@@ -49,19 +50,17 @@ mpl.rcParams.update(
         "legend.fontsize": 9,
         "legend.frameon": False,
         "lines.linewidth": 1.8,
-        "savefig.dpi": DPI,
     }
 )
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG: 256 colours (a third of the bytes), no metadata that differs by day or machine."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(drawn) as picture:
-        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    small.save(path, format="PNG", optimize=True, dpi=(DPI, DPI))
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True, dpi=(DPI, DPI))
 
 
 def title(what: str, run: str, n: int | None, source: str) -> str:

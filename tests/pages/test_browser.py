@@ -82,9 +82,14 @@ def visit(browser: Any, path: Path) -> Opened:
 def page_of(clone: Path, *command: str) -> Path:
     """Return the page whose address a command of DVC prints last."""
     address = plotted.execute(clone, "dvc", "plots", *command).split()[-1]
-    page = clone / "dvc_plots" / "index.html"
-    assert address == page.as_uri()
-    return page
+    assert address.startswith(clone.as_uri())
+    return Path(address.removeprefix("file://"))
+
+
+@pytest.fixture(scope="module")
+def shown(clone: Path) -> Path:
+    """Return the page of a fresh clone's plots."""
+    return page_of(clone, "show", "--out", "shown")
 
 
 def test_the_report_is_whole(browser: Any, origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +111,9 @@ def test_the_report_is_whole(browser: Any, origin: Path, monkeypatch: pytest.Mon
     visit(browser, origin / "reports/index.html").check(pictures)
 
 
-def test_all_plots_are_drawn_offline(browser: Any, clone: Path) -> None:
+def test_all_plots_are_drawn_offline(browser: Any, clone: Path, shown: Path) -> None:
     declared = yaml.safe_load((clone / "dvc.yaml").read_text())["plots"]
-    visit(browser, page_of(clone, "show")).check(pictures=len(declared))
+    visit(browser, shown).check(pictures=len(declared))
 
 
 def test_all_plots_of_two_revisions_are_drawn_offline(browser: Any, clone: Path) -> None:
@@ -128,9 +133,9 @@ def test_a_plot_without_data_says_so(browser: Any, clone: Path, tmp_path: Path) 
     assert opened.page.get_by_text("No data for Active run").count() == 2
 
 
-def test_without_an_install_the_page_asks_for_what_dvc_names(browser: Any, clone: Path, tmp_path: Path) -> None:
+def test_without_an_install_the_page_asks_for_what_dvc_names(browser: Any, shown: Path, tmp_path: Path) -> None:
     """This shows, too, that these tests see a request."""
-    moved = shutil.copytree(page_of(clone, "show").parent, tmp_path / "a" / "b")
+    moved = shutil.copytree(shown.parent, tmp_path / "a" / "b")
     opened = visit(browser, moved / "index.html")
     assert {url.rpartition("@")[0] for url in opened.fetched} == {
         f"https://cdn.jsdelivr.net/npm/{name}" for name in ("vega", "vega-lite", "vega-embed")
@@ -138,9 +143,11 @@ def test_without_an_install_the_page_asks_for_what_dvc_names(browser: Any, clone
     assert opened.errors
 
 
-def test_a_demo_inside_the_repository_finds_what_that_installed(browser: Any, clone: Path, tmp_path: Path) -> None:
+def test_a_demo_inside_the_repository_finds_what_that_installed(
+    browser: Any, clone: Path, shown: Path, tmp_path: Path
+) -> None:
     shutil.copytree(clone / ".venv", tmp_path / ".venv")
-    inside = shutil.copytree(page_of(clone, "show").parent, tmp_path / ".demo" / "dvc_plots")
+    inside = shutil.copytree(shown.parent, tmp_path / ".demo" / "dvc_plots")
     assert visit(browser, inside / "index.html").fetched == []
 
 

@@ -14,22 +14,27 @@ import vl_convert
 import yaml
 
 RUNS = ["trial 1", "trial 2", "trial 3", "improved"]
-REVISIONS = ("workspace", "HEAD")
 
 
-def shown(folder: Path, *command: str) -> dict[str, str]:
-    """Return each plot that DVC shows as SVG, by name; pictures as their address."""
-    found = json.loads(plotted.execute(folder, "dvc", "plots", *command, "--json"))
-    assert "errors" not in found
-    return {name: _drawn(*plots) for name, plots in found["data"].items()}
+Found = dict[str, list[dict[str, Any]]]  # by a plot's name: what DVC shows of it
 
 
-def _drawn(plot: dict[str, Any], *others: dict[str, Any]) -> str:
-    if plot["type"] == "image":
-        return str(plot["url"])
-    assert not others
-    assert "<DVC_METRIC" not in json.dumps(plot["content"])
-    svg: str = vl_convert.vegalite_to_svg(plot["content"])
+def found(folder: Path, *command: str) -> Found:
+    """Return what DVC shows."""
+    output = json.loads(plotted.execute(folder, "dvc", "plots", *command, "--json"))
+    assert "errors" not in output
+    plots: Found = output["data"]
+    return plots
+
+
+def drawn(plots: Found) -> dict[str, str]:
+    """Return each plot as SVG, by name; pictures left out."""
+    svg = {}
+    for name, (plot, *others) in plots.items():
+        if plot["type"] == "vega":
+            assert not others
+            assert "<DVC_METRIC" not in json.dumps(plot["content"])
+            svg[name] = vl_convert.vegalite_to_svg(plot["content"])
     return svg
 
 
@@ -38,21 +43,29 @@ def words(svg: str) -> list[str]:
     return [text for text in ElementTree.fromstring(svg).itertext() if text.strip()]
 
 
+@pytest.fixture(scope="module")
+def of_clone(clone: Path) -> Found:
+    """Return what DVC shows in a fresh clone."""
+    return found(clone, "show")
+
+
 @pytest.fixture
 def own(clone: Path, tmp_path: Path) -> Path:
     """Return a copy of the clone that a test may change."""
     return Path(shutil.copytree(clone, tmp_path / "own", symlinks=True))
 
 
-def test_a_fresh_clone_shows_every_plot_of_every_compared_run(clone: Path) -> None:
-    plots = shown(clone, "show")
+def test_a_fresh_clone_shows_every_plot_of_every_compared_run(clone: Path, of_clone: Found) -> None:
     assert not (clone / ".dvc/cache").exists()
     declared = yaml.safe_load((clone / "dvc.yaml").read_text())["plots"]
     ids = [item if isinstance(item, str) else next(iter(item)) for item in declared]
-    assert list(plots) == [name.replace("${data.source}", "sample") for name in ids]
-    assert "Accuracy per epoch, sample (trials 1 to 3 are Figures 5 to 7)" in plots
-    assert "Confusion, test, sample (trials 1 to 3 are Figures 8 to 10)" in plots
-    assert Path(plots.pop("plots/figures/class_balance.png")).is_file()
+    assert list(of_clone) == [name.replace("${data.source}", "sample") for name in ids]
+    assert "Accuracy per epoch, sample (trials 1 to 3 are Figures 5 to 7)" in of_clone
+    assert "Confusion, test, sample (trials 1 to 3 are Figures 8 to 10)" in of_clone
+    (picture,) = of_clone["plots/figures/class_balance.png"]
+    assert Path(picture["url"]).is_file()
+    plots = drawn(of_clone)
+    assert len(plots) == len(of_clone) - 1
     for name, svg in plots.items():
         assert name in words(svg), "its title"
         assert ", sample" in name
@@ -62,9 +75,8 @@ def test_a_fresh_clone_shows_every_plot_of_every_compared_run(clone: Path) -> No
         assert [text for text in words(svg) if text in expected] == expected, name
 
 
-def test_confusion_matrices_count_the_images(clone: Path) -> None:
-    plots = shown(clone, "show", "Confusion")
-    (svg,) = plots.values()
+def test_confusion_matrices_count_the_images(clone: Path, of_clone: Found) -> None:
+    (svg,) = drawn({name: plots for name, plots in of_clone.items() if name.startswith("Confusion")}).values()
     counts = []
     for name in drawn_runs.TRIALS:
         document = json.loads((clone / f"metrics/runs/{name}.json").read_text())
@@ -77,7 +89,7 @@ def test_a_cell_without_images_says_zero(own: Path) -> None:
     table = pd.read_csv(path)
     table.loc[table["actual"] == "healthy", "predicted"] = "healthy"
     table.to_csv(path, index=False)
-    (svg,) = shown(own, "show", "Confusion").values()
+    (svg,) = drawn(found(own, "show", "Confusion")).values()
     assert [words(svg).count(text) for text in ("0", "0.0%", "30", "100.0%")] == [4, 4, 4, 4]
 
 
@@ -89,9 +101,8 @@ def test_a_new_run_appears_by_its_entry_alone(own: Path) -> None:
         shutil.copyfile(own / name.format("trial3"), own / name.format("trial4"))
     shutil.copytree(own / "plots/curves/trial3", own / "plots/curves/trial4")
     plotted.draw(own)
-    plots = shown(own, "show")
     assert (own / "plots/figures/curves_trial4.png").is_file()
-    compared = [svg for name, svg in plots.items() if not name.startswith(("Active run", "plots/"))]
+    compared = [svg for name, svg in drawn(found(own, "show")).items() if not name.startswith("Active run")]
     assert len(compared) == 7
     assert all(any(text.startswith("trial 4 (n = ") for text in words(svg)) for svg in compared)
 
@@ -100,16 +111,13 @@ def test_revisions_are_told_apart(own: Path) -> None:
     path = own / "plots/active/history.csv"
     history = pd.read_csv(path)
     history.head(1).to_csv(path, index=False)  # as while it trains
-    for name, svg in shown(own, "diff", "HEAD").items():
-        if not name.startswith("plots/"):
-            assert all(any(revision in text for text in words(svg)) for revision in REVISIONS), name
+    for name, svg in drawn(found(own, "diff", "HEAD")).items():
+        assert all(any(revision in text for text in words(svg)) for revision in ("workspace", "HEAD")), name
 
 
 @pytest.mark.parametrize("version", ["5.8", "5.21", "6.4"])
-def test_templates_suit_the_versions_of_vega_that_are_about(clone: Path, version: str) -> None:
+def test_templates_suit_the_versions_of_vega_lite_that_are_about(of_clone: Found, version: str) -> None:
     """DVC's own page and the editor extension have a 5, the page of this repository the newest."""
-    found = json.loads(plotted.execute(clone, "dvc", "plots", "show", "--json"))
-    for plots in found["data"].values():
-        for plot in plots:
-            if plot["type"] == "vega":
-                assert "</svg>" in vl_convert.vegalite_to_svg(plot["content"], vl_version=version)
+    for plot, *_ in of_clone.values():
+        if plot["type"] == "vega":
+            assert "</svg>" in vl_convert.vegalite_to_svg(plot["content"], vl_version=version)
