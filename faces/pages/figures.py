@@ -57,8 +57,8 @@ mpl.rcParams.update(
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG: 256 colours (a third of the bytes), no metadata that differs by day or machine."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.quantize(256, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True, dpi=(DPI, DPI))
 
