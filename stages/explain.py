@@ -46,7 +46,7 @@ def main(
 
     from faces.evidence import explain
     from faces.images.decode import load
-    from faces.pages import plots
+    from faces.pages import figures
     from faces.training import determinism
     from faces.training.model import load_model
     from faces.training.transforms import center
@@ -80,16 +80,16 @@ def main(
     write_json(out_metrics, metrics)
     largest = max(float(average.max()) for average in averages.values())
     for index, (label, average) in enumerate(averages.items()):
-        what = f"Average Grad-CAM, {plots.NAMES[label]}"
-        heading = plots.title(what, facts["run"], int((y_true == index).sum()), facts["source"])
-        plots.save(plots.heat_map(average, middle, heading, largest), out_plots / f"{label}.png")
-    heading = plots.title("Occlusion", "", len(test), facts["source"])
+        what = f"Average Grad-CAM, {figures.NAMES[label]}"
+        heading = figures.title(what, facts["run"], int((y_true == index).sum()), facts["source"])
+        figures.save(figures.heat_map(average, middle, heading, largest), out_plots / f"{label}.png")
+    heading = figures.title("Occlusion", "", len(test), facts["source"])
     rows = {
-        f"{plots.run_name(one['run'])}, {name.replace('_', ' ')}": row
+        f"{figures.run_name(one['run'])}, {name.replace('_', ' ')}": row
         for one in (metrics, *others)
         for name, row in one["accuracy"].items()
     }
-    plots.save(plots.intervals(rows, "test accuracy", heading), out_plots / "occlusion.png")
+    figures.save(figures.intervals(rows, "test accuracy", heading), out_plots / "occlusion.png")
     write_gallery(out_gallery, facts, test, photos, logits, maps)
 
 
@@ -151,7 +151,7 @@ def write_gallery(
     from PIL import Image
 
     from faces.evidence.explain import overlay
-    from faces.pages.plots import run_name
+    from faces.pages.figures import run_name
 
     y_score = 1 / (1 + np.exp(logits[:, 0].astype(np.float64) - logits[:, 1]))
     rows = []

@@ -1,69 +1,128 @@
-"""Draw the figures for people: curves, confusion matrices, ROC, precision-recall, calibration, operating point."""
+"""Draw the figures for people, and put the compared runs' curves into the tables that `dvc plots` draws."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import pandas as pd
+import typer
+from matplotlib.figure import Figure
 
 from faces.cli import run
-from faces.evidence.metrics import read_document
-from faces.pages import plots
+from faces.evidence.documents import RunMetrics, read_document
+from faces.files import write_atomically
+from faces.pages import figures
 from faces.params import load_params
 
+CURVES = ("roc", "pr", "calibration", "confusion", "operating_point")
 
-def main(metrics: Path, models: Path, curves: Path, out: Path) -> None:
-    """Draw every trial, and the active run where it is not one of the trials."""
-    trials = list(load_params().trials)
-    documents = {name: read_document(metrics / "trials" / f"{name}.json") for name in trials}
-    active = read_document(metrics / "active.json")
-    if active["model_sha256"] not in {document["model_sha256"] for document in documents.values()}:
-        documents["active"] = active
-    histories = {name: pd.read_csv(models / name / "history.csv") for name in documents}
-    points = {
-        kind: {name: pd.read_csv(curves / name / f"{kind}.csv") for name in documents}
-        for kind in ("roc", "pr", "calibration", "operating_point")
+
+@dataclass(frozen=True)
+class Run:
+    """What is drawn of one run: its metrics, and its tables by name (`history` and those of CURVES)."""
+
+    document: RunMetrics
+    tables: dict[str, pd.DataFrame]
+
+    def heading(self, what: str, subset: str) -> str:
+        """Return the title of a figure of this run alone."""
+        n = {"train": self.document.n.train, "test": self.document.n.test}[subset]
+        return figures.title(what, self.document.run, n, self.document.source)
+
+
+def main(
+    metrics: Path,
+    plots: Path,
+    out_figures: Annotated[Path, typer.Option("--figures", help="folder of the pictures")],
+    out_compared: Annotated[Path, typer.Option("--compared", help="folder of the tables for `dvc plots`")],
+) -> None:
+    """Draw the compared runs, and the active one where it is none of them."""
+    params = load_params()
+    compared = {
+        name: _read(metrics / "runs" / f"{name}.json", plots / "history" / f"{name}.csv", plots / "curves" / name)
+        for name in params.compared
+    }
+    folder = plots / "active"
+    active = _read(metrics / "active.json", folder / "history.csv", folder / "curves")
+    finished = {one.document.model_sha256 for one in compared.values()}
+    drawn = compared if active.document.model_sha256 in finished else {**compared, active.document.run: active}
+
+    balance = read_document(dict[str, Any], metrics / "data.json")
+    same_test = {name: one for name, one in drawn.items() if one.document.training.split == params.compare.split}
+    pictures = {"class_balance": _balance(balance), **_beside_each_other(same_test)}
+    for name, one in drawn.items():
+        pictures |= {f"{kind}_{name}": figure for kind, figure in _alone(one).items()}
+    for name, figure in pictures.items():
+        figures.save(figure, out_figures / f"{name}.png")
+    for name, table in together(compared).items():
+        write_atomically(out_compared / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _read(document: Path, history: Path, curves: Path) -> Run:
+    tables = {"history": history, **{kind: curves / f"{kind}.csv" for kind in CURVES}}
+    return Run(read_document(RunMetrics, document), {kind: pd.read_csv(path) for kind, path in tables.items()})
+
+
+def together(runs: dict[str, Run]) -> dict[str, pd.DataFrame]:
+    """Return each kind of table with the rows of all runs; the columns run and images (n) come first."""
+    tables = {}
+    for kind in ("history", *CURVES):
+        parts = []
+        for name, one in runs.items():
+            n = one.document.n.train if kind == "history" else one.document.n.test
+            facts = pd.DataFrame({"run": [figures.run_name(name)], "images": [n]})
+            parts.append(facts.merge(one.tables[kind], how="cross"))
+        tables[kind] = pd.concat(parts, ignore_index=True)
+    return tables
+
+
+def _balance(sheet: dict[str, Any]) -> Figure:
+    counts = {label: facts["readable"] for label, facts in sheet["classes"].items()}
+    return figures.class_balance(counts, figures.title("Images per class", "", sheet["n_readable"], sheet["source"]))
+
+
+def _alone(one: Run) -> dict[str, Figure]:
+    """Return the figures that show one run."""
+    document, training = one.document, one.document.training
+    return {
+        "curves": figures.curves(
+            one.tables["history"],
+            one.heading("Training", "train"),
+            best_epoch=training.best_epoch,
+            stopped_epoch=training.stopped_epoch,
+        ),
+        "confusion": figures.confusion(
+            document.confusion_matrix.matrix, document.confusion_matrix.labels, one.heading("Test", "test")
+        ),
+        "operating_point": figures.operating_point(
+            one.tables["operating_point"],
+            document.operating_point.threshold,
+            one.heading("Threshold, test", "test"),
+        ),
     }
 
-    figures = {}
-    for name, document in documents.items():
-        facts, n = document["training"], document["n"]
-        about = {"run": document["run"], "source": document["source"]}
-        figures[f"curves_{name}"] = plots.curves(
-            histories[name],
-            plots.title("Training", n=n["train"], **about),
-            best_epoch=facts["best_epoch"],
-            stopped_epoch=facts["stopped_epoch"],
-        )
-        figures[f"confusion_{name}"] = plots.confusion(
-            **document["confusion_matrix"], heading=plots.title("Test", n=n["test"], **about)
-        )
-        figures[f"operating_point_{name}"] = plots.operating_point(
-            points["operating_point"][name],
-            document["operating_point"]["threshold"],
-            plots.title("Threshold, test", n=n["test"], **about),
-        )
 
-    n, source = active["n"], active["source"]
+def _beside_each_other(runs: dict[str, Run]) -> dict[str, Figure]:
+    """Return the figures that show several runs, all of the same test images."""
+    first = next(iter(runs.values())).document
+    base_rate = first.n.test_down_syndrome / first.n.test
+
+    def curves(kind: str) -> dict[str, pd.DataFrame]:
+        return {name: one.tables[kind] for name, one in runs.items()}
 
     def legend(metric: str) -> dict[str, str]:
-        return {
-            name: "{}: {value:.3f} ({low:.3f} to {high:.3f})".format(
-                plots.run_name(document["run"]), **document["metrics"][metric]
-            )
-            for name, document in documents.items()
-        }
+        return {name: f"{figures.run_name(name)}: {one.document.metrics[metric].decimal}" for name, one in runs.items()}
 
     def heading(what: str) -> str:
-        return plots.title(what, run="", n=n["test"], source=source)
+        return figures.title(what, run="", n=first.n.test, source=first.source)
 
-    base_rate = n["test_down_syndrome"] / n["test"]
-    figures["roc"] = plots.roc(points["roc"], legend("auroc"), heading("ROC, test"))
-    figures["precision_recall"] = plots.precision_recall(
-        points["pr"], legend("average_precision"), base_rate, heading("Precision and recall, test")
-    )
-    figures["calibration"] = plots.calibration(points["calibration"], legend("ece"), heading("Calibration, test"))
-
-    for name, figure in figures.items():
-        plots.save(figure, out / f"{name}.png")
+    return {
+        "roc": figures.roc(curves("roc"), legend("auroc"), heading("ROC, test")),
+        "precision_recall": figures.precision_recall(
+            curves("pr"), legend("average_precision"), base_rate, heading("Precision and recall, test")
+        ),
+        "calibration": figures.calibration(curves("calibration"), legend("ece"), heading("Calibration, test")),
+    }
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from faces.cli import InputError
 from faces.evidence import explain
 from faces.images.decode import load
-from faces.pages import plots
+from faces.pages import figures
 from faces.params import Transforms
 from faces.training.transforms import center
 from stages import explain as stage
@@ -172,7 +172,7 @@ def test_stage_gives_the_same_bytes_again(run: Path) -> None:
 
 def test_the_averages_in_git_do_not_show_the_pictures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(plots, "heat_map", lambda heat, *_: drawn.append(heat) or plots.Figure())
+    monkeypatch.setattr(figures, "heat_map", lambda heat, *_: drawn.append(heat) or figures.Figure())
     call(run)
     test = pd.read_csv(run / "splits.csv").query("subset == 'test'").sort_values("path")
     photos = load(run / "data", test["path"].tolist(), 48)

@@ -1,11 +1,12 @@
 """The figures, and the one place for their style.
 
 Okabe-Ito colours with a line style and a marker each, so that they can be told apart by colour-blind readers and
-in grey print; 4.8 inches wide at 10 points, so that they can be read at 600 pixels. Files carry no date and no
-software version: same numbers, same bytes. Source of the colours: Okabe & Ito, "Color Universal Design", 2008.
+in grey print; 4.8 inches wide at 10 points, so that they can be read at 600 pixels. Every legend stands below its
+axes, where it covers nothing. Files carry no date and no software version: same numbers, same bytes.
+Source of the colours: Okabe & Ito, "Color Universal Design", 2008.
 """
 
-import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
+from faces.pages.markdown import mark
+
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-LINES = (
-    (BLUE, "-"),
-    (VERMILLION, "--"),
-    (GREEN, "-."),
-    (PURPLE, ":"),
-    (ORANGE, (0, (6, 1, 1, 1, 1, 1))),
-    (SKY, (0, (1, 2))),
-)
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+STYLES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 2)))
 MARKERS = "osD^vP"
+REFERENCE: dict[str, Any] = {"color": "#888888", "lw": 1}  # what curves are held against: chance, perfect calibration
 WIDTH = 4.8  # inches
+LEGEND_ROW = 0.2  # inches
 DPI = 150
 NAMES = {"healthy": "healthy", "down_syndrome": "Down syndrome"}
 
@@ -42,66 +42,95 @@ mpl.rcParams.update(
         "axes.titlelocation": "left",
         "axes.titlesize": 10,
         "figure.titlesize": 10,
+        "figure.dpi": DPI,
         "font.family": "DejaVu Sans",  # comes with matplotlib
         "font.size": 10,
         "grid.color": "#dddddd",
+        "legend.borderpad": 0.1,
         "legend.fontsize": 9,
         "legend.frameon": False,
         "lines.linewidth": 1.8,
-        "savefig.dpi": DPI,
     }
 )
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG: 256 colours (a third of the bytes), no metadata that differs by day or machine."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(drawn) as picture:
-        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    small.save(path, format="PNG", optimize=True, dpi=(DPI, DPI))
+    picture.quantize(256, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True, dpi=(DPI, DPI))
 
 
 def title(what: str, run: str, n: int | None, source: str) -> str:
-    """Return a figure's title: what it shows, of which run, of how many images, and whether of the sample."""
+    """Return a figure's title: what it shows, of which run, of how many images, and a mark if not of the paper's."""
     parts = [what, run_name(run)] if run else [what]
     if n is not None:
         parts.append(f"n = {n}")
-    return ", ".join(parts) + ("\nSAMPLE: drawn faces, not the paper's data" if source == "sample" else "")
+    return ", ".join(parts) + (f"\n{mark(source)}" if mark(source) else "")
 
 
 def run_name(run: str) -> str:
-    """Return a run's name for people: `trials.trial2` is "trial 2", `train` is "active run"."""
-    if run == "train":
-        return "active run"
-    name = run.rpartition(".")[2]
-    prefix = name.rstrip("0123456789")
-    return f"{prefix} {name[len(prefix) :]}" if prefix and prefix != name else name
+    """Return a run's name for people: `trial2` is "trial 2", `active` is "active run"; other names stay."""
+    return "active run" if run == "active" else re.sub(r"^([a-z]+)(\d+)$", r"\1 \2", run)
 
 
-def _square(heading: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
-    axes = figure.add_subplot(aspect="equal", title=heading)
+def line(i: int) -> dict[str, Any]:
+    """Return the colour, line style and marker of the i-th run; the first 36 runs all differ."""
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "ls": STYLES[(i + i // len(COLOURS)) % len(STYLES)],
+        "marker": MARKERS[i % len(MARKERS)],
+    }
+
+
+def _curve(i: int) -> dict[str, Any]:
+    return {**line(i), "marker": ""}
+
+
+def _square(heading: str, rows: int) -> tuple[Figure, Axes]:
+    """Return a figure whose axes, both from 0 to 1, are about square above a legend of this many rows."""
+    figure = Figure(figsize=(WIDTH, WIDTH + LEGEND_ROW * (rows + 1)), layout="constrained")
+    axes = figure.add_subplot(title=heading)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     return figure, axes
 
 
+def _legend_below(axes: Axes, heading: str | None = None, columns: int = 1) -> None:
+    figure = axes.figure
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", title=heading, ncols=columns)
+
+
+def class_balance(counts: Mapping[str, int], heading: str) -> Figure:
+    """Draw the number of images of each class."""
+    figure = Figure(figsize=(WIDTH, 3), layout="constrained")
+    axes = figure.add_subplot(title=heading)
+    bars = axes.bar([NAMES[label] for label in counts], list(counts.values()), color=[BLUE, VERMILLION], width=0.6)
+    axes.bar_label(bars)
+    axes.set_ylabel("images")
+    axes.margins(y=0.12)
+    axes.grid(visible=False, axis="x")
+    return figure
+
+
 def curves(history: pd.DataFrame, heading: str, best_epoch: int, stopped_epoch: int) -> Figure:
     """Draw accuracy and loss per epoch, with the epoch whose weights were kept (the paper's Figures 5 to 7)."""
-    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
     figure.suptitle(heading, x=0.02, ha="left")
     upper, lower = figure.subplots(2, 1, sharex=True)
+    marker = "o" if len(history) < 4 else ""
     for axes, what in ((upper, "accuracy"), (lower, "loss")):
-        for (colour, line), name, key in zip(LINES, ("training", "validation"), ("train", "val"), strict=False):
-            few = "o" if len(history) < 4 else ""
-            axes.plot(history["epoch"], history[f"{key}_{what}"], color=colour, ls=line, marker=few, label=name)
+        for i, (name, key) in enumerate((("training", "train"), ("validation", "val"))):
+            style = {**line(i), "marker": marker}
+            axes.plot(history["epoch"], history[f"{key}_{what}"], **style, label=name)
         axes.axvline(best_epoch, color="black", lw=1, ls=":", label=f"kept: epoch {best_epoch}")
         axes.set_ylabel(what)
     lower.plot([], [], " ", label=f"stopped: epoch {stopped_epoch}")
     lower.set_xlabel("epoch")
     lower.xaxis.get_major_locator().set_params(integer=True)
-    lower.legend()
+    _legend_below(lower, columns=2)
     return figure
 
 
@@ -127,12 +156,12 @@ def confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], heading: s
 
 def roc(curves: Mapping[str, pd.DataFrame], legend: Mapping[str, str], heading: str) -> Figure:
     """Draw one ROC curve per run; columns fpr and tpr; `legend` says each run's AUROC and interval."""
-    figure, axes = _square(heading)
-    axes.plot([0, 1], [0, 1], color="#888888", lw=1, label="chance")
-    for (colour, line), (run, points) in zip(LINES * len(curves), curves.items(), strict=False):
-        axes.plot(points["fpr"], points["tpr"], color=colour, ls=line, label=legend[run])
+    figure, axes = _square(heading, rows=1 + len(curves))
+    axes.plot([0, 1], [0, 1], **REFERENCE, label="chance")
+    for i, (run, points) in enumerate(curves.items()):
+        axes.plot(points["fpr"], points["tpr"], **_curve(i), label=legend[run])
     axes.set(xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (recall)")
-    axes.legend(loc="lower right", title="AUROC (interval)")
+    _legend_below(axes, "AUROC (interval)")
     return figure
 
 
@@ -140,41 +169,38 @@ def precision_recall(
     curves: Mapping[str, pd.DataFrame], legend: Mapping[str, str], base_rate: float, heading: str
 ) -> Figure:
     """Draw one precision-recall curve per run; columns recall and precision; the base rate is chance."""
-    figure, axes = _square(heading)
-    axes.axhline(base_rate, color="#888888", lw=1, label=f"chance: {base_rate:.2f}")
-    for (colour, line), (run, points) in zip(LINES * len(curves), curves.items(), strict=False):
-        axes.plot(points["recall"], points["precision"], color=colour, ls=line, label=legend[run])
+    figure, axes = _square(heading, rows=1 + len(curves))
+    axes.axhline(base_rate, **REFERENCE, label=f"chance: {base_rate:.2f}")
+    for i, (run, points) in enumerate(curves.items()):
+        axes.plot(points["recall"], points["precision"], **_curve(i), label=legend[run])
     axes.set(xlabel="recall", ylabel="precision")
-    axes.legend(loc="lower left", title="average precision (interval)")
+    _legend_below(axes, "average precision (interval)")
     return figure
 
 
 def calibration(bins: Mapping[str, pd.DataFrame], legend: Mapping[str, str], heading: str) -> Figure:
     """Draw observed share against predicted probability; columns predicted, observed, low, high."""
-    figure, axes = _square(heading)
-    figure.set_figheight(WIDTH + 1.2)
-    axes.plot([0, 1], [0, 1], color="#888888", lw=1, label="perfect")
+    figure, axes = _square(heading, rows=1 + len(bins))
+    axes.plot([0, 1], [0, 1], **REFERENCE, label="perfect")
     for i, (run, points) in enumerate(bins.items()):
-        colour, line = LINES[i % len(LINES)]
-        x, y = points["predicted"], points["observed"]
-        axes.vlines(x, points["low"], points["high"], color=colour, lw=1)
-        axes.plot(x, y, color=colour, ls=line, marker=MARKERS[i % len(MARKERS)], label=legend[run])
+        axes.vlines(points["predicted"], points["low"], points["high"], color=line(i)["color"], lw=1)
+        axes.plot(points["predicted"], points["observed"], **line(i), label=legend[run])
     axes.set(xlabel="predicted probability of Down syndrome", ylabel="observed share with Down syndrome")
-    figure.legend(loc="outside lower center", title="expected calibration error (interval)")
+    _legend_below(axes, "expected calibration error (interval)")
     return figure
 
 
 def operating_point(points: pd.DataFrame, threshold: float, heading: str) -> Figure:
     """Draw recall and specificity against the threshold; columns threshold, recall, specificity."""
-    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot(title=heading)
-    for (colour, line), name in zip(LINES, ("recall", "specificity"), strict=False):
-        axes.plot(points["threshold"], points[name], color=colour, ls=line, label=name)
-    axes.axvline(0.5, color="#888888", lw=1, label="the paper's threshold: 0.5")
+    for i, name in enumerate(("recall", "specificity")):
+        axes.plot(points["threshold"], points[name], **_curve(i), label=name)
+    axes.axvline(0.5, **REFERENCE, label="the paper's threshold: 0.5")
     axes.axvline(threshold, color="black", lw=1, ls=":", label=f"chosen on validation: {threshold:.3f}")
     axes.set(xlabel="threshold on the probability of Down syndrome", ylabel="share", xlim=(-0.02, 1.02))
     axes.set_ylim(-0.02, 1.02)
-    axes.legend(loc="lower center")
+    _legend_below(axes, columns=2)
     return figure
 
 
