@@ -71,7 +71,7 @@ def curves(base: str) -> tuple[dict[str, str], list[str]]:
     """Return dvc.yaml's plots of `base` and the working tree, as SVG by a file's name, and what cannot be read."""
     found = json.loads(_execute("dvc", "plots", "diff", base, "--json"))
     svg = {
-        re.sub(r"\W+", "-", name).strip("-").lower(): vl_convert.vegalite_to_svg(plot["content"])
+        re.sub(r"\W+", "-", name): vl_convert.vegalite_to_svg(plot["content"])
         for name, parts in found["data"].items()
         for plot in parts
         if plot["type"] == "vega" and plot["content"]

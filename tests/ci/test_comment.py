@@ -66,8 +66,8 @@ def test_comment_has_the_changed_figures_as_they_are_in_git_and_all_plots_beside
 
     files = list((repository / "out/curves").iterdir())
     assert f"the same axes: {len(files)} plots as SVG" in text
-    assert len(files) == 14
-    roc = "".join(ElementTree.parse(repository / "out/curves/active-run-roc-test-sample.svg").getroot().itertext())
+    assert len(files) == 12
+    roc = "".join(ElementTree.parse(repository / "out/curves/active_roc.svg").getroot().itertext())
     assert "active run, workspace" in roc
     assert "active run, base" in roc
     assert "cannot be read" not in text
@@ -77,13 +77,13 @@ def test_what_cannot_be_read_is_named(repository: Path, monkeypatch: pytest.Monk
     path = "plots/compared/roc.csv"
     plotted.execute(repository, "git", "rm", "--quiet", path)
     text = write(repository, monkeypatch)
-    assert "14 plots as SVG" in text
+    assert "12 plots as SVG" in text
     assert f"cannot be read: `{path}` in workspace." in text
 
     plotted.execute(repository, "git", "commit", "--quiet", "--message=gone")
     text = write(repository, monkeypatch, base="HEAD")
     plotted.execute(repository, "git", "reset", "--quiet", "--hard", "HEAD~1")
-    assert "13 plots as SVG" in text
+    assert "11 plots as SVG" in text
     assert f"cannot be read: `{path}` in HEAD, `{path}` in workspace." in text
 
 
