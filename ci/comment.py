@@ -57,7 +57,7 @@ def commit(revision: str) -> str:
     """Return the hash of a revision's commit."""
     try:
         return _execute("git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
-    except subprocess.CalledProcessError:
+    except InputError:
         raise InputError(f"cannot see the revision {revision!r}; run `git fetch`, or name another") from None
 
 
@@ -95,7 +95,11 @@ def _picture(raw: str, revision: str, path: str) -> str:
 
 
 def _execute(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise InputError(f"{' '.join(command)} failed: {last or f'exit status {done.returncode}'}")
+    return done.stdout
 
 
 if __name__ == "__main__":
