@@ -11,10 +11,21 @@ class InputError(Exception):
     """Something the user can mend; the message is one line: what, where, what to do."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an exception means that memory ran out: Python's own, the system's, or torch's on any device."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    words = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "std::bad_alloc")
+    return type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def run(main: Callable[..., Any]) -> None:
     """Call `main` with its command line: positional paths in, paths out.
 
-    `InputError`, an input that is not there and a full or read-only disk end with one line on stderr and exit status 1.
+    `InputError`, an input that is not there, a full or read-only disk and too little memory end with one line on stderr
+    and exit status 1.
     """
     import typer
 
@@ -26,6 +37,10 @@ def run(main: Callable[..., Any]) -> None:
             sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             sys.exit("interrupted; the same command goes on from here")
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            sys.exit("error: the memory is full; end other programs, or raise the limit that this one runs under")
         except OSError as error:
             if error.errno == errno.ENOENT and error.filename:
                 sys.exit(f"error: {error.filename} is not there; `dvc repro` makes it, or `dvc pull` fetches it")

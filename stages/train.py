@@ -1,162 +1,216 @@
-"""Fine-tune the pretrained ResNet-34 with one run's hyperparameters: a trial's, or those of the active run."""
+"""Fine-tune the pretrained ResNet-34: one run of params.yaml, which is a recipe on a split with a seed."""
 
 import csv
+import hashlib
 import io
 import json
-from dataclasses import asdict
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from faces.cli import InputError, run
-from faces.files import file_sha256, write_atomically, write_json
+from faces.files import write_atomically, write_json
 from faces.params import load_params
+from faces.training.recipe import Recipe, RunSpec, on_this_machine, resolve
 
 if TYPE_CHECKING:
-    from torchvision.models import ResNet
+    import torch
 
-    from faces.training.loop import Epoch
+    from faces.training.checkpoint import Checkpoint
+    from faces.training.features import Images
+    from faces.training.state import Epoch
 
 HISTORY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A trained run before it is written: the content of its files, and the checkpoint that is then of no use."""
+
+    facts: dict[str, Any]
+    model: bytes
+    timing: dict[str, Any]
+    checkpoint: "Checkpoint | None" = None
+
+
 def main(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="one of params.yaml's runs, or active")],
     data: Path,
-    splits: Path,
-    weights: Path,
-    weights_facts: Path,
-    run_name: str,
-    out: Path,
-    reuse: Annotated[list[Path] | None, typer.Option(help="a finished run to take if it is the same")] = None,
-    validation_metrics: Annotated[Path | None, typer.Option(help="also write how the validation images fare")] = None,
+    split: Annotated[Path, typer.Argument(help="the split's file, named as the run's split")],
+    *,
+    weights: Annotated[Path, typer.Option(help="folder with resnet34.pth and facts.json")],
+    out: Annotated[Path, typer.Option(help="folder for model.pt, run.json and timing.json")],
+    history: Annotated[Path, typer.Option(help="file for the losses and accuracies of each epoch")],
+    finished: Annotated[Path | None, typer.Option(help="folder of finished runs, of which the same is taken")] = None,
+    validation: Annotated[Path | None, typer.Option(help="also write how the validation images fare")] = None,
 ) -> None:
-    """Train the run `run_name` (train, or trials.<name>) and write its model, history and facts into `out`."""
+    """Train a run, or take the finished one that is the same, and write its model, record and history."""
     params = load_params()
-    recipe, transforms = params.recipe(run_name), params.transforms_of(run_name)
+    spec = resolve(params, name)
+    if split.stem != spec.split:
+        raise InputError(f"{split} is not the split of the run {name}, which params.yaml calls {spec.split}")
 
-    import pandas as pd
-    import torch
-    from tqdm import tqdm
-
-    from faces.training import determinism, distributed, loop, machine
-    from faces.training.cache import fingerprint
-    from faces.training.checkpoint import Checkpoint
-    from faces.training.features import FrozenFeatures, load_subset
-    from faces.training.model import Tail, build
+    from faces.training import determinism, distributed
 
     determinism.enable()
-    table = pd.read_csv(splits)
     with distributed.processes() as device:
-        with distributed.one_per_machine_first():
-            train, validation = (load_subset(data, table, name, transforms.resize) for name in ("train", "validation"))
-        if not len(train.pixels) or not len(validation.pixels):
-            raise InputError(f"{splits}: the training or the validation subset is empty; there are too few images")
+        recipe = on_this_machine(spec.recipe)
+        train_images, validation_images = _load(data, split, recipe)
+        identity = identify(recipe, spec.seed, weights, (train_images.key, validation_images.key))
+        first = distributed.rank() == 0  # the process that reads finished runs and writes this one
+        outcome = take([finished / run for run in params.runs], identity) if finished and first else None
+        if not distributed.broadcast(outcome is not None):
+            outcome = fit(spec, recipe, identity, train_images, validation_images, weights, history, device)
+        if first and outcome is not None:
+            record(outcome, spec, params.data.kind, out, history, validation)
 
-        identity = {
-            "recipe": recipe.model_dump(mode="json"),
-            "transforms": transforms.model_dump(mode="json"),
-            "seed": params.seed,
-            "weights": json.loads(weights_facts.read_text(encoding="utf-8")),
-            "images": [train.key, validation.key],
-        }
-        first = distributed.rank() == 0  # the process that writes
-        finished = _find(reuse or [], identity)
-        if finished is not None:
-            if first:
-                facts = _take(finished, run_name, out)
-                if validation_metrics is not None:
-                    write_json(validation_metrics, _validation(facts))
-                print(f"{run_name}: the same run as {finished}, taken from there")
-            return
 
-        network = build(weights, params.seed)
-        if distributed.world_size() > 1:
-            distributed.synchronise_batch_norms(network)
-        frozen = FrozenFeatures(network, recipe, transforms, params.seed, device)
-        tail = Tail(network, recipe.freeze, recipe.precision).to(device)
-        code = [file_sha256(Path(file)) for file in (__file__, loop.__file__, distributed.__file__)]
-        processes = distributed.world_size()
-        checkpoint = Checkpoint(fingerprint(identity=identity, features=frozen.facts, code=code, processes=processes))
-        images = 2 * len(distributed.share(torch.arange(len(train.pixels))))
-        with tqdm(total=images, unit=" images", desc=f"{run_name} epoch 1", disable=None if first else True) as bar:
+def _load(data: Path, split: Path, recipe: Recipe) -> tuple["Images", "Images"]:
+    import pandas as pd
 
-            def report(history: list[loop.Epoch]) -> None:
-                if first:
-                    _write_history(out / "history.csv", history)
-                    bar.write(f"{run_name} {_in_words(history[-1])}")
-                    bar.reset()
-                    bar.set_description(f"{run_name} epoch {len(history) + 1}")
+    from faces.training import distributed
+    from faces.training.features import load_subset
 
-            fit = loop.fit(tail, frozen, train, validation, recipe, params.seed, checkpoint, report, bar.update)
-        computed, reused = distributed.total(torch.tensor([frozen.computed, frozen.reused], device=device)).tolist()
-        if not first:
-            return
+    table = pd.read_csv(split)
+    with distributed.one_per_machine_first():
+        train, validation = (
+            load_subset(data, table, name, recipe.transforms.resize) for name in ("train", "validation")
+        )
+    if not len(train.pixels) or not len(validation.pixels):
+        raise InputError(f"{split}: the training or the validation subset is empty; there are too few images")
+    return train, validation
 
-    _write_model(out / "model.pt", network)
-    facts = {
-        "run": run_name,
-        "source": params.data.kind,
-        **identity,
-        "n_train": len(train.pixels),
-        "n_validation": len(validation.pixels),
-        "stopped_epoch": len(fit.history),
-        "best_epoch": fit.best_epoch,
-        "at_best": asdict(fit.history[fit.best_epoch - 1]),
-        "at_stop": asdict(fit.history[-1]),
-        "device": device.type,
-        "processes": processes,
-        "model_sha256": file_sha256(out / "model.pt"),
+
+def identify(recipe: Recipe, seed: int, weights: Path, images: Sequence[str]) -> dict[str, Any]:
+    """Return what makes a run the one that it is: runs in which all of it is the same have the same result."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": seed,
+        "weights": json.loads((weights / "facts.json").read_text(encoding="utf-8")),
+        "images": list(images),
     }
-    write_json(out / "run.json", facts)
-    if validation_metrics is not None:
-        write_json(validation_metrics, _validation(facts))
-    write_json(
-        out / "timing.json",
-        {
-            "seconds": round(fit.seconds, 1),
-            "epochs": len(fit.history),
-            "images_through_frozen_body": computed,
-            "images_with_shared_features": reused,
-            "hardware": machine.hardware(device.type),
-            "versions": machine.versions(),
-        },
-    )
-    checkpoint.remove()
 
 
-def _find(reuse: list[Path], identity: dict[str, Any]) -> Path | None:
-    for folder in reuse:
+def take(folders: Sequence[Path], identity: dict[str, Any]) -> Outcome | None:
+    """Return what the first finished run with this identity left in its folder, if there is one."""
+    for folder in folders:
+        if not (folder / "run.json").exists():
+            continue
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if all(facts[key] == value for key, value in identity.items()):
-            return folder
+        if all(facts.get(key) == value for key, value in identity.items()):
+            print(f"the same run as {folder}, taken from there")
+            timing = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
+            return Outcome(facts, (folder / "model.pt").read_bytes(), timing)
     return None
 
 
-def _take(finished: Path, run_name: str, out: Path) -> dict[str, Any]:
-    for name in ("model.pt", "history.csv", "timing.json"):
-        write_atomically(out / name, (finished / name).read_bytes())
-    facts = {**json.loads((finished / "run.json").read_text(encoding="utf-8")), "run": run_name}
-    write_json(out / "run.json", facts)
-    return facts
+def fit(
+    spec: RunSpec,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    train: "Images",
+    validation: "Images",
+    weights: Path,
+    history: Path,
+    device: "torch.device",
+) -> Outcome:
+    """Train, from the checkpoint if an earlier process left one, and write the history after each epoch."""
+    import torch
+    from tqdm import tqdm
 
+    from faces.training import distributed, features, loop, machine, state
+    from faces.training.cache import code, fingerprint
+    from faces.training.checkpoint import Checkpoint
+    from faces.training.model import Tail, build
 
-def _validation(facts: dict[str, Any]) -> dict[str, float | int]:
-    """Return the kept epoch's result on the validation subset, which is what hyperparameters are chosen by."""
-    return {
-        "val_accuracy": round(facts["at_best"]["val_accuracy"], 4),
-        "val_loss": round(facts["at_best"]["val_loss"], 4),
-        "val_n": facts["n_validation"],
-        "val_epoch": facts["best_epoch"],
+    network = build(weights / "resnet34.pth", spec.seed)
+    if distributed.world_size() > 1:
+        distributed.synchronise_batch_norms(network)
+    frozen = features.FrozenFeatures(network, recipe, spec.seed, device)
+    tail = Tail(network, recipe.freeze, recipe.precision).to(device)
+    training = state.TrainingState(tail, recipe, batches=math.ceil(len(train.pixels) / recipe.batch_size))
+    processes = distributed.world_size()
+    checkpoint = Checkpoint(
+        fingerprint(
+            identity=identity,
+            features=frozen.facts,
+            code=code(features, loop, state, distributed),
+            processes=processes,
+        )
+    )
+    first = distributed.rank() == 0  # the process that writes
+    images = 2 * len(distributed.share(torch.arange(len(train.pixels))))
+    with tqdm(total=images, unit=" images", desc=f"{spec.name} epoch 1", disable=None if first else True) as bar:
+
+        def report(epochs: "list[Epoch]") -> None:
+            if first:
+                _write_history(history, [asdict(epoch) for epoch in epochs])
+                bar.write(f"{spec.name} {_in_words(epochs[-1])}")
+                bar.reset()
+                bar.set_description(f"{spec.name} epoch {len(epochs) + 1}")
+
+        loop.fit(training, frozen, train, validation, recipe, spec.seed, checkpoint, report, bar.update)
+    computed, reused = distributed.all_reduce(torch.tensor([frozen.computed, frozen.reused], device=device)).tolist()
+
+    buffer = io.BytesIO()
+    torch.save({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, buffer)
+    model = buffer.getvalue()
+    epochs = [asdict(epoch) for epoch in training.history]
+    facts = {
+        **identity,
+        "n_train": len(train.pixels),
+        "n_validation": len(validation.pixels),
+        "stopped_epoch": len(epochs),
+        "best_epoch": training.best_epoch,
+        "at_best": epochs[training.best_epoch - 1],
+        "at_stop": epochs[-1],
+        "history": epochs,
+        "device": device.type,
+        "processes": processes,
+        "model_sha256": hashlib.sha256(model).hexdigest(),
     }
+    timing = {
+        "seconds": round(training.seconds, 1),
+        "epochs": len(epochs),
+        "images_through_frozen_body": computed,
+        "images_with_shared_features": reused,
+        "hardware": machine.hardware(device.type),
+        "versions": machine.versions(),
+    }
+    return Outcome(facts, model, timing, checkpoint)
 
 
-def _write_history(path: Path, history: list["Epoch"]) -> None:
+def record(outcome: Outcome, spec: RunSpec, source: str, out: Path, history: Path, validation: Path | None) -> None:
+    """Write what a run leaves behind, under the run's own name."""
+    facts: dict[str, Any] = {"run": spec.name, "source": source, "split": spec.split}
+    facts |= {key: value for key, value in outcome.facts.items() if key not in facts}
+    write_atomically(out / "model.pt", outcome.model)
+    write_json(out / "run.json", facts)
+    write_json(out / "timing.json", outcome.timing)
+    _write_history(history, facts["history"])
+    if validation is not None:  # the kept epoch's result, which is what hyperparameters are chosen by
+        write_json(
+            validation,
+            {
+                "val_accuracy": round(facts["at_best"]["val_accuracy"], 4),
+                "val_loss": round(facts["at_best"]["val_loss"], 4),
+                "val_n": facts["n_validation"],
+                "val_epoch": facts["best_epoch"],
+            },
+        )
+    if outcome.checkpoint is not None:
+        outcome.checkpoint.remove()
+
+
+def _write_history(path: Path, epochs: Sequence[dict[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
-    for epoch in history:
-        writer.writerow({key: round(value, 6) for key, value in asdict(epoch).items()})
+    writer.writerows({key: round(value, 6) for key, value in epoch.items()} for epoch in epochs)
     write_atomically(path, text.getvalue().encode())
 
 
@@ -165,14 +219,6 @@ def _in_words(epoch: "Epoch") -> str:
         f"epoch {epoch.epoch}: train loss {epoch.train_loss:.4f}, accuracy {epoch.train_accuracy:.4f}; "
         f"validation loss {epoch.val_loss:.4f}, accuracy {epoch.val_accuracy:.4f}"
     )
-
-
-def _write_model(path: Path, network: "ResNet") -> None:
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, buffer)
-    write_atomically(path, buffer.getbuffer())
 
 
 if __name__ == "__main__":

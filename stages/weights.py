@@ -19,7 +19,7 @@ def main(out_weights: Path, out_facts: Path) -> None:
     from faces.training.model import known_as, read_state_dict
 
     if params.weights.source == "random":
-        content, known = _random(params.seed), "random weights, for the sample"
+        content, known = _random(params.weights.seed), "random weights, for the sample"
         write_atomically(out_weights, content)
     else:
         if not DOWNLOADED.exists():

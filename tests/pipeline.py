@@ -73,7 +73,7 @@ def _stage(name: str, body: dict[str, Any]) -> Stage:
 
 
 def training_inputs(root: Path, changes: dict[str, Any], per_class: int, train: int) -> None:
-    """Write what stages.train reads: params.yaml, drawn faces in data, splits.csv, weights.pth, facts.json.
+    """Write what stages.train reads: params.yaml, drawn faces in data, split/seed1.csv, weights.
 
     Of each class, `per_class` faces are used, the first `train` of them for training, the others for validation.
     """
@@ -88,10 +88,12 @@ def training_inputs(root: Path, changes: dict[str, Any], per_class: int, train: 
         for i in range(per_class):
             name = f"{label}/{stem}_{i + 6}.jpg"  # the first ones have duplicates, or are broken
             rows.append(f"{name},{label},{y_true},{name},{'train' if i < train else 'validation'}")
-    (root / "splits.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for folder in ("split", "weights"):
+        (root / folder).mkdir()
+    (root / "split/seed1.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     torch.manual_seed(0)
-    torch.save(resnet34(weights=None).state_dict(), root / "weights.pth")
-    (root / "facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
+    torch.save(resnet34(weights=None).state_dict(), root / "weights/resnet34.pth")
+    (root / "weights/facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
 
 
 def imported(file: str) -> set[str]:

@@ -1,6 +1,7 @@
 """Arrays and checkpoints kept between runs, outside DVC's outputs: losing them costs time, never a result.
 
-They lie in `.cache` (or where the environment variable FACES_CACHE points), each named by a hash of everything that
+They lie where the environment variable FACES_CACHE points, else in `.cache` of the project: DVC runs a queued
+experiment in a temporary copy, and names the project itself in DVC_ROOT. Each is named by a hash of everything that
 determines its content. Arrays are files mapped into memory, so their size is bounded by the disk; when together
 they exceed FACES_CACHE_GB (default 10), those that have not been used for longest go first.
 """
@@ -13,19 +14,32 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from faces.files import file_sha256
 
 ORPHANED_AFTER = 24 * 3600  # seconds after which an array that a killed run left half-filled is removed
 
 
 def folder(name: str) -> Path:
     """Return a folder of the cache, making it if need be."""
-    path = Path(os.environ.get("FACES_CACHE", ".cache")) / name
+    path = root() / name
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def root() -> Path:
+    """Return the cache's own folder, which need not be there yet."""
+    return Path(os.environ.get("FACES_CACHE") or Path(os.environ.get("DVC_ROOT", ".")) / ".cache")
+
+
+def code(*modules: ModuleType) -> list[str]:
+    """Return the SHA-256 of each module's source."""
+    return [file_sha256(Path(str(module.__file__))) for module in modules]
 
 
 def fingerprint(**facts: Any) -> str:

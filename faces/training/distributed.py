@@ -58,7 +58,7 @@ def share(rows: Tensor) -> Tensor:
     return rows.tensor_split(world_size())[rank()]
 
 
-def gather(part: Tensor) -> Tensor:
+def all_gather(part: Tensor) -> Tensor:
     """Return, to every process, the parts [n, ...] of all, in the order of rank, on the CPU."""
     if world_size() == 1:
         return part.cpu()
@@ -67,14 +67,14 @@ def gather(part: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def total(value: Tensor) -> Tensor:
+def all_reduce(value: Tensor) -> Tensor:
     """Return the sum over all processes; it takes the place of `value`."""
     if world_size() > 1:
         dist.all_reduce(value)
     return value
 
 
-def from_first(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """Return, to every process, what the first one gives."""
     values = [value]
     if world_size() > 1:
@@ -82,7 +82,7 @@ def from_first(value: Any) -> Any:
     return values[0]
 
 
-def together(model: nn.Module) -> nn.Module:
+def data_parallel(model: nn.Module) -> nn.Module:
     """Return the model as all processes train it: its gradients are averaged over them."""
     return DistributedDataParallel(model, broadcast_buffers=False) if world_size() > 1 else model
 
@@ -95,7 +95,7 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes together; torch's SyncBatchNorm does it on GPUs only."""
+    """Batch norm over the batches of all processes; torch's SyncBatchNorm does it on GPUs only."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise a share [N, C, H, W] of the batch; N may be 0 and differ between processes."""
@@ -104,7 +104,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         dims = (0, 2, 3)
         shape = (1, -1, 1, 1)
         values = x.float()
-        n = total(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
+        n = all_reduce(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
         mean = _Sum.apply(values.sum(dims)) / n  # [C]
         centred = values - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(dims)) / n  # [C]
@@ -121,12 +121,15 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, each process's loss being part of one total."""
+    """The sum over all processes; so is its gradient, each process's loss being part of one sum.
+
+    torch.distributed.nn.functional.all_reduce does the same, but is deprecated in favour of a private module.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
-        return total(value.clone())
+        return all_reduce(value.clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return total(gradient.clone())
+        return all_reduce(gradient.clone())

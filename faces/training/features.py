@@ -2,7 +2,7 @@
 
 Augmentation is a function of (seed, epoch, row), and the frozen body never changes, so its output for an epoch does
 not depend on batch size or learning rate: trials that differ only in these read each other's features. Those of
-validation and test images, which nothing random enters, are computed once for all epochs.
+validation images, which nothing random enters, are computed once for all epochs.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from PIL import __version__ as pillow_version
@@ -18,15 +19,16 @@ from torch import Tensor
 from torchvision.models import ResNet
 
 from faces.files import file_sha256
-from faces.images import decode as images
-from faces.params import Recipe, Transforms
+from faces.images import decode
 from faces.training import cache, model, transforms
+from faces.training.recipe import Recipe, evaluation_size
 
 # Images that go through the body at once, whatever the run's batch size. Few on a CPU: larger layers' outputs would be
 # mapped anew by the system each time, and their first touch costs a sixth of the body's time.
 CHUNK = {"cpu": 16, "cuda": 64}
 
 Progress = Callable[[int], object]  # told how many more images are done
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,19 @@ class Images:
     key: str
 
 
-def load_subset(root: Path, splits: pd.DataFrame, subset: str, size: int) -> Images:
-    """Decode the images of a subset (rows of splits.csv, in their order), or map them if they were before."""
-    rows = splits[splits["subset"] == subset]
+def load_subset(root: Path, split: pd.DataFrame, subset: str, size: int) -> Images:
+    """Decode the images of a subset (its rows of the split, in their order), or map them if they were before."""
+    rows = split[split["subset"] == subset]
     paths = [str(path) for path in rows["path"]]
     content = hashlib.sha256()
     for path in paths:
         content.update(bytes.fromhex(file_sha256(root / path)))
-    key = cache.fingerprint(kind="pixels", content=content.hexdigest(), size=size, pillow=pillow_version)
+    key = cache.fingerprint(
+        kind="pixels", content=content.hexdigest(), size=size, pillow=pillow_version, code=cache.code(decode)
+    )
 
     def fill(out: Tensor) -> None:
-        images.load(root, paths, size, out=out.permute(0, 3, 1, 2).numpy())
+        decode.load(root, paths, size, out=out.permute(0, 3, 1, 2).numpy())
 
     pixels = cache.array(key, (len(paths), size, size, 3), torch.uint8, fill)
     y_true = torch.from_numpy(rows["y_true"].to_numpy(dtype=np.int64, copy=True))
@@ -58,9 +62,9 @@ def load_subset(root: Path, splits: pd.DataFrame, subset: str, size: int) -> Ima
 class FrozenFeatures:
     """The body's features of any images, in any epoch."""
 
-    def __init__(self, network: ResNet, recipe: Recipe, params: Transforms, seed: int, device: torch.device) -> None:
+    def __init__(self, network: ResNet, recipe: Recipe, seed: int, device: torch.device) -> None:
         self.body = model.Body(network, recipe.freeze, recipe.precision).to(device)
-        self.params = params
+        self.transforms = recipe.transforms
         self.epochs = recipe.max_epochs
         self.seed = seed
         self.device = device
@@ -71,38 +75,44 @@ class FrozenFeatures:
             "weights": _sha256(self.body),
             "freeze": recipe.freeze,
             "precision": recipe.precision,
-            "transforms": params.model_dump(mode="json"),
+            "transforms": recipe.transforms.model_dump(mode="json"),
             "device": device.type,
             "chunk": CHUNK[device.type],
             "threads": torch.get_num_threads() if device.type == "cpu" else 0,
             "torch": torch.__version__,
             "pillow": pillow_version,
-            "code": [file_sha256(Path(str(module.__file__))) for module in (images, model, transforms)],
+            "code": cache.code(decode, model, transforms),
         }
 
     def train(self, subset: Images, rows: Tensor, epoch: int, progress: Progress) -> Tensor:
         """Return the features [n, C, h, w] of these rows [n] of `subset`, augmented as they are in an epoch."""
-        boxes, flips = transforms.draw(len(subset.pixels), self.params, self.seed, epoch)
-        size = transforms.crop_in(self.params, epoch, self.epochs)
-        return self._features(subset, rows, boxes, flips, size, progress, seed=self.seed, epoch=epoch)
+        boxes, flips = transforms.draw(len(subset.pixels), self.transforms, self.seed, epoch)
+        size = transforms.crop_size(self.transforms, epoch, self.epochs)
 
-    def clean(self, subset: Images, rows: Tensor, mirrored: bool = False) -> Tensor:
-        """Return the features [n, C, h, w] of these rows [n] of `subset`, as they are in evaluation."""
-        boxes, flips = transforms.whole(len(subset.pixels), self.params, mirrored)
-        return self._features(
-            subset, rows, boxes, flips, self.params.evaluation_size, progress=lambda n: None, mirrored=mirrored
-        )
+        def seen(images: Tensor, chosen: Rows) -> Tensor:
+            return transforms.crop(images, boxes[chosen], flips[chosen], size)
+
+        return self._features(subset, rows, seen, size, progress, seed=self.seed, epoch=epoch)
+
+    def validation(self, subset: Images, rows: Tensor) -> Tensor:
+        """Return the features [n, C, h, w] of these rows [n] of `subset`, as evaluation sees them, not mirrored."""
+        size = evaluation_size(self.transforms)
+
+        def seen(images: Tensor, chosen: Rows) -> Tensor:
+            return transforms.resize(images, size)
+
+        return self._features(subset, rows, seen, size, progress=lambda n: None)
 
     def _features(
         self,
         subset: Images,
         rows: Tensor,
-        boxes: transforms.Boxes,
-        flips: np.typing.NDArray[np.bool_],
+        seen: Callable[[Tensor, Rows], Tensor],
         size: int,
         progress: Progress,
         **draw: int,
     ) -> Tensor:
+        """seen: from the pixels of some rows, and these rows' numbers, to what the network sees of them."""
         n = len(rows)
         computed = 0
         order = rows.numpy()  # a tensor of a single row would take a dimension from the arrays that it indexes
@@ -113,9 +123,7 @@ class FrozenFeatures:
             step = CHUNK[self.device.type]
             for start in range(0, n, step):
                 here = slice(start, start + step)
-                chunk = order[here]
-                images = pixels[chunk].permute(0, 3, 1, 2)
-                batch = transforms.crop(images, boxes[chunk], flips[chunk], size)
+                batch = seen(pixels[order[here]].permute(0, 3, 1, 2), order[here])
                 out[here] = self.body(batch.to(self.device)).permute(0, 2, 3, 1).cpu()
                 progress(len(batch))
                 computed += len(batch)

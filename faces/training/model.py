@@ -14,8 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet, resnet34
 from torchvision.models.resnet import BasicBlock
 
-from faces.cli import InputError
-from faces.params import FROZEN_LAYERS, has_bf16
+from faces.cli import InputError, out_of_memory
+from faces.training.recipe import FROZEN_LAYERS, has_bf16
 from faces.training.transforms import normalise
 
 CLASSES = 2
@@ -42,6 +42,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such weights file") from None
     except Exception as error:
+        if out_of_memory(error):
+            raise InputError(f"{path}: the memory does not hold it; end other programs, or raise the limit") from None
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a file of weights that can be loaded safely ({reason})") from None
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from faces.params import Transforms
+from faces.training.recipe import Transforms
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]; what the pretrained weights expect
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,7 +26,7 @@ ATTEMPTS = 10  # boxes tried before falling back to the largest central one, as 
 Boxes = npt.NDArray[np.int64]  # [N, 4]: left, upper, right, lower
 
 
-def draw(n: int, params: Transforms, seed: int, epoch: int) -> tuple[Boxes, npt.NDArray[np.bool_]]:
+def draw(n: int, transforms: Transforms, seed: int, epoch: int) -> tuple[Boxes, npt.NDArray[np.bool_]]:
     """Draw one epoch's crop boxes [n, 4] and flips [n].
 
     Source: Szegedy et al. 2015 (area and aspect ratio); torchvision's `RandomResizedCrop.get_params`.
@@ -35,17 +35,17 @@ def draw(n: int, params: Transforms, seed: int, epoch: int) -> tuple[Boxes, npt.
     for block, start in enumerate(range(0, n, BLOCK)):  # the attempts of one block at a time: memory stays flat
         rows = slice(start, min(start + BLOCK, n))
         rng = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, block]))
-        boxes[rows], flips[rows] = _draw_block(rows.stop - start, params, rng)
+        boxes[rows], flips[rows] = _draw_block(rows.stop - start, transforms, rng)
     return boxes, flips
 
 
-def _draw_block(n: int, params: Transforms, rng: np.random.Generator) -> tuple[Boxes, npt.NDArray[np.bool_]]:
-    side = params.resize
-    area = side**2 * rng.uniform(*params.scale, size=(n, ATTEMPTS))
-    low, high = np.log(params.ratio)
+def _draw_block(n: int, transforms: Transforms, rng: np.random.Generator) -> tuple[Boxes, npt.NDArray[np.bool_]]:
+    side = transforms.resize
+    area = side**2 * rng.uniform(*transforms.scale, size=(n, ATTEMPTS))
+    low, high = np.log(transforms.ratio)
     ratio = np.exp(rng.uniform(low, high, size=(n, ATTEMPTS)))
     where = rng.random((n, 2))
-    flips = rng.random(n) < params.flip
+    flips = rng.random(n) < transforms.flip
 
     widths = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     heights = np.rint(np.sqrt(area / ratio)).astype(np.int64)
@@ -53,7 +53,7 @@ def _draw_block(n: int, params: Transforms, rng: np.random.Generator) -> tuple[B
     first = fits.argmax(axis=1)
     rows = np.arange(n)
     # no attempt fits: the largest central box whose ratio is allowed (of a square: the square itself, if it is)
-    nearest = np.clip(1.0, *params.ratio)
+    nearest = np.clip(1.0, *transforms.ratio)
     width = np.where(fits.any(axis=1), widths[rows, first], round(side * min(1.0, nearest)))
     height = np.where(fits.any(axis=1), heights[rows, first], round(side / max(1.0, nearest)))
     left = np.floor(where[:, 0] * (side - width + 1)).astype(np.int64)
@@ -64,21 +64,16 @@ def _draw_block(n: int, params: Transforms, rng: np.random.Generator) -> tuple[B
     return np.stack([left, upper, left + width, upper + height], axis=1), flips
 
 
-def crop_in(params: Transforms, epoch: int, epochs: int) -> int:
+def crop_size(transforms: Transforms, epoch: int, epochs: int) -> int:
     """Return the side in pixels of what the network is trained on in an epoch, of 1 ... `epochs`.
 
     It grows from `first_crop` to `crop`, in steps of 16 pixels: small pictures are quick to learn from at first.
     Source: Howard et al., DAWNBench entry of fast.ai, 2018 (progressive resizing).
     """
-    if params.first_crop is None:
-        return params.crop
-    missing = (params.crop - params.first_crop) * (epochs - epoch) / max(1, epochs - 1)
-    return params.crop - 16 * round(missing / 16)
-
-
-def whole(n: int, params: Transforms, mirrored: bool = False) -> tuple[Boxes, npt.NDArray[np.bool_]]:
-    """Return the boxes and flips of evaluation: the whole image."""
-    return np.tile(np.array([0, 0, params.resize, params.resize]), (n, 1)), np.full(n, mirrored)
+    if transforms.first_crop is None:
+        return transforms.crop
+    missing = (transforms.crop - transforms.first_crop) * (epochs - epoch) / max(1, epochs - 1)
+    return transforms.crop - 16 * round(missing / 16)
 
 
 @lru_cache(maxsize=1)
@@ -106,6 +101,12 @@ def crop(images: Tensor, boxes: Boxes, flips: Sequence[bool] | npt.NDArray[np.bo
     return torch.from_numpy(target).permute(0, 3, 1, 2)
 
 
+def resize(images: Tensor, size: int) -> Tensor:
+    """Return images uint8 [N, 3, H, W] resized to `size`, as evaluation sees them: uint8 [N, 3, size, size]."""
+    n, _, height, width = images.shape
+    return crop(images, np.tile([0, 0, width, height], (n, 1)), np.zeros(n, dtype=np.bool_), size)
+
+
 def normalise(images: Tensor) -> Tensor:
     """Scale uint8 [N, 3, H, W] to float32 with ImageNet's mean 0 and standard deviation 1, channels last."""
     n, _, height, width = images.shape
@@ -115,8 +116,3 @@ def normalise(images: Tensor) -> Tensor:
     rows = images.permute(0, 2, 3, 1).reshape(n, height, width * 3)
     rows = (rows * scale.repeat(width)).add_(shift.repeat(width))
     return rows.view(n, height, width, 3).permute(0, 3, 1, 2)
-
-
-def center(images: Tensor, params: Transforms) -> Tensor:
-    """Return evaluation's network input, float32 [N, 3, size, size], of uint8 [N, 3, resize, resize]; not mirrored."""
-    return normalise(crop(images, *whole(len(images), params), size=params.evaluation_size))

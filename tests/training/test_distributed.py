@@ -19,12 +19,20 @@ from pipeline import training_inputs
 from ci import demo
 
 SMALL = demo.overlay(
-    demo.SAMPLE,
+    demo.overlay(
+        demo.SAMPLE,
+        demo.every_run(
+            freeze="layer3",
+            max_epochs=3,
+            patience=3,
+            precision="fp32",
+            ema_decay=0.5,
+            transforms={"resize": 48, "crop": 48},
+        ),
+    ),
     {
-        "transforms": {"resize": 48, "crop": 48},
-        "fit": {"freeze": "layer3", "max_epochs": 3, "patience": 3, "precision": "fp32", "ema_decay": 0.5},
-        # small steps: larger ones amplify rounding (tests/test_reference.py)
-        "trials": {
+        "recipes": {
+            # small steps: larger ones amplify rounding (tests/test_reference.py)
             "trial1": {"batch_size": 13, "learning_rate": 0.00003},
             # many quick epochs, in which to kill it
             "trial2": {"batch_size": 13, "learning_rate": 0.001, "freeze": "layer4", "max_epochs": 30, "patience": 30},
@@ -32,7 +40,6 @@ SMALL = demo.overlay(
     },
 )
 TWO = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-ARGUMENTS = ["data", "splits.csv", "weights.pth", "facts.json"]
 OUTPUTS = ("model.pt", "history.csv", "run.json")
 
 
@@ -45,11 +52,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(
-    project: Path, out: str, launcher: list[str], *options: str, run: str = "trials.trial1"
-) -> subprocess.Popen[str]:
+def start(project: Path, out: str, launcher: list[str], *options: str, run: str = "trial1") -> subprocess.Popen[str]:
+    outputs = ["--out", out, "--history", f"{out}/history.csv"]
     return subprocess.Popen(
-        [sys.executable, "-m", *launcher, "stages.train", *ARGUMENTS, run, out, *options],
+        [
+            *(sys.executable, "-m", *launcher, "stages.train", run),
+            *("data", "split/seed1.csv", "--weights", "weights", *outputs, *options),
+        ],
         cwd=project,
         env={**os.environ, "FACES_CACHE": str(project / f"cache-{out}"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -64,7 +73,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return said
 
 
-def train(project: Path, out: str, launcher: list[str], *options: str, run: str = "trials.trial1") -> str:
+def train(project: Path, out: str, launcher: list[str], *options: str, run: str = "trial1") -> str:
     return finish(start(project, out, launcher, *options, run=run))
 
 
@@ -89,7 +98,7 @@ def test_two_processes_train_the_model_of_one(project: Path) -> None:
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=1e-3, msg=lambda m, key=key: f"{key}: {m}")
-    start = torch.load(project / "weights.pth", weights_only=True)["layer4.2.conv2.weight"]
+    start = torch.load(project / "weights/resnet34.pth", weights_only=True)["layer4.2.conv2.weight"]
     step = (states[0]["layer4.2.conv2.weight"] - start).norm()
     apart = (states[1]["layer4.2.conv2.weight"] - states[0]["layer4.2.conv2.weight"]).norm()
     assert apart < 0.1 * step
@@ -122,8 +131,8 @@ def test_two_machines_train_the_model_of_two_processes(project: Path, tmp_path: 
 
 
 def test_a_killed_process_changes_nothing(project: Path) -> None:
-    train(project, "whole", TWO, run="trials.trial2")
-    launched = start(project, "killed", TWO, run="trials.trial2")
+    train(project, "whole", TWO, run="trial2")
+    launched = start(project, "killed", TWO, run="trial2")
     history, deadline = project / "killed" / "history.csv", time.monotonic() + 120
     while not (history.exists() and len(history.read_text(encoding="utf-8").splitlines()) > 2):
         assert launched.poll() is None
@@ -136,13 +145,16 @@ def test_a_killed_process_changes_nothing(project: Path) -> None:
     assert launched.returncode != 0
     assert not (project / "killed" / "run.json").exists()
     assert any((project / "cache-killed" / "checkpoints").glob("*.pt"))
-    train(project, "killed", TWO, run="trials.trial2")
+    train(project, "killed", TWO, run="trial2")
     assert results(project / "killed") == results(project / "whole")
 
 
 def test_processes_reuse_a_finished_run(project: Path) -> None:
     if not (project / "one" / "run.json").exists():
         train(project, "one", [])
-    said = train(project, "reused", TWO, "--reuse", "one")
+    finished = project / "finished/trial1"
+    finished.parent.mkdir()
+    finished.symlink_to(project / "one")
+    said = train(project, "reused", TWO, "--finished", "finished")
     assert said.count("taken from there") == 1
     assert (project / "reused" / "model.pt").read_bytes() == (project / "one" / "model.pt").read_bytes()

@@ -1,35 +1,26 @@
 """Training: the same bytes after an interruption, early stopping, and failures that say what to do."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from recipes import recipe
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torchvision.models import resnet34
 
 from faces.cli import InputError
-from faces.params import Recipe, Transforms
 from faces.training import determinism, features, loop
 from faces.training.checkpoint import Checkpoint
 from faces.training.features import FrozenFeatures, Images
-from faces.training.loop import Epoch, Fit
 from faces.training.model import Tail, build
+from faces.training.recipe import Recipe
+from faces.training.state import Epoch, TrainingState
 
-SMALL = Transforms(resize=32, crop=32, scale=(0.5, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
-RECIPE = Recipe(  # only the head is trained, which is quick
-    batch_size=8,
-    learning_rate=0.001,
-    freeze="layer4",
-    max_epochs=3,
-    patience=3,
-    weight_decay=0.01,
-    schedule="constant",
-    label_smoothing=0.0,
-    ema_decay=0.0,
-    precision="bf16",
-)
+SMALL = {"resize": 32, "crop": 32, "scale": (0.5, 1.0)}
+RECIPE = recipe(batch_size=8, learning_rate=0.001, freeze="layer4", max_epochs=3, patience=3, transforms=SMALL)
 CPU = torch.device("cpu")
 
 
@@ -59,31 +50,31 @@ def train(
     recipe: Recipe = RECIPE,
     stop_after: int | None = None,
     wrap: Any = None,
-) -> tuple[Fit, dict[str, Tensor], FrozenFeatures]:
-    """Run a whole fit on drawn noise, or interrupt it after an epoch's report."""
+    n: int = 20,
+) -> tuple[TrainingState, dict[str, Tensor], FrozenFeatures]:
+    """Run all epochs on n images of drawn noise, or interrupt them after an epoch's report."""
     network = build(weights, seed=1)
-    frozen = FrozenFeatures(network, recipe, SMALL, 1, CPU)
+    frozen = FrozenFeatures(network, recipe, 1, CPU)
     tail = Tail(network, recipe.freeze, recipe.precision)
     if wrap is not None:
         wrap(tail)
+    state = TrainingState(tail, recipe, batches=math.ceil(n / recipe.batch_size))
 
     def report(history: list[Epoch]) -> None:
         if stop_after is not None and len(history) == stop_after:
             raise KeyboardInterrupt
 
-    fit = loop.fit(
-        tail, frozen, images(20, "train"), images(10, "val"), recipe, 1, Checkpoint("k"), report, lambda n: None
-    )
-    return fit, network.state_dict(), frozen
+    loop.fit(state, frozen, images(n, "train"), images(10, "val"), recipe, 1, Checkpoint("k"), report, lambda n: None)
+    return state, network.state_dict(), frozen
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
-def test_twice_the_same_and_after_an_interruption_too(weights: Path, ema_decay: float) -> None:
-    changes = {"freeze": "layer3", "max_epochs": 2, "schedule": "one-cycle", "ema_decay": ema_decay}
+@pytest.mark.parametrize(("freeze", "ema_decay"), [("layer4", 0.0), ("layer3", 0.8)])
+def test_twice_the_same_and_after_an_interruption_too(weights: Path, freeze: str, ema_decay: float) -> None:
+    changes = {"freeze": freeze, "max_epochs": 2, "schedule": "one-cycle", "ema_decay": ema_decay}
     recipe = RECIPE.model_copy(update=changes)
     fit, state, _ = train(weights, recipe)
     Checkpoint("k").remove()
@@ -125,7 +116,7 @@ def test_the_best_epochs_weights_are_restored(weights: Path) -> None:
     tail = Tail(build(weights, seed=1), "layer4", "bf16")
     tail.load_state_dict({key: value for key, value in state.items() if key.startswith("fc.")})
     val_loss, val_accuracy = loop.evaluate(
-        tail, frozen.clean(images(10, "val"), torch.arange(10)), images(10, "val").y_true, CPU
+        tail, frozen.validation(images(10, "val"), torch.arange(10)), images(10, "val").y_true, CPU
     )
     best = fit.history[fit.best_epoch - 1]
     assert (val_loss, val_accuracy) == (best.val_loss, best.val_accuracy)
@@ -138,16 +129,21 @@ def test_it_learns(weights: Path) -> None:
     assert fit.history[-1].train_loss < fit.history[0].train_loss
 
 
-def test_early_stopping_counts_epochs_since_the_best() -> None:
-    def history(*losses: float) -> list[Epoch]:
-        return [Epoch(i, 0.0, 0.0, loss, 0.0) for i, loss in enumerate(losses, start=1)]
-
+def test_early_stopping_counts_epochs_since_the_best(weights: Path) -> None:
     recipe = RECIPE.model_copy(update={"patience": 2, "max_epochs": 5})
-    assert not loop._finished(history(), recipe)
-    assert not loop._finished(history(3, 2, 2.5), recipe)
-    assert loop._finished(history(3, 2, 2.5, 2), recipe)
-    assert loop._finished(history(5, 4, 3, 2, 1), recipe)
-    assert loop.best_epoch(history(3, 2, 2.5, 2)) == 2
+    tail = Tail(build(weights, seed=1), recipe.freeze, recipe.precision)
+
+    def after(*losses: float) -> TrainingState:
+        state = TrainingState(tail, recipe, batches=3)
+        for i, loss in enumerate(losses, start=1):
+            state.finish_epoch(Epoch(i, 0.0, 0.0, loss, 0.0), seconds=1.0)
+        return state
+
+    assert not after().finished(recipe)
+    assert not after(3, 2, 2.5).finished(recipe)
+    assert after(3, 2, 2.5, 2).finished(recipe)
+    assert after(5, 4, 3, 2, 1).finished(recipe)
+    assert after(3, 2, 2.5, 2).best_epoch == 2
 
 
 def test_runs_that_differ_in_batch_size_share_the_bodys_work(weights: Path) -> None:
@@ -159,31 +155,31 @@ def test_runs_that_differ_in_batch_size_share_the_bodys_work(weights: Path) -> N
 
 
 def test_shared_features_are_those_computed(weights: Path) -> None:
-    frozen = FrozenFeatures(build(weights, seed=1), RECIPE, SMALL, 1, CPU)
+    frozen = FrozenFeatures(build(weights, seed=1), RECIPE, 1, CPU)
     computed = frozen.train(images(20, "train"), torch.arange(20), 1, lambda n: None).clone()
     assert torch.equal(frozen.train(images(20, "train"), torch.arange(20), 1, lambda n: None), computed)
     assert not torch.equal(frozen.train(images(20, "train"), torch.arange(20), 2, lambda n: None), computed)
 
 
 def test_crops_grow_from_epoch_to_epoch_and_evaluation_has_its_own(weights: Path) -> None:
-    growing = SMALL.model_copy(update={"first_crop": 32, "crop": 64, "evaluation_crop": 96})
-    recipe = RECIPE.model_copy(update={"freeze": "stem"})  # features are a quarter of the picture's side
-    frozen = FrozenFeatures(build(weights, seed=1), recipe, growing, 1, CPU)
+    # features are a quarter of the picture's side
+    growing = recipe(
+        freeze="stem", max_epochs=3, transforms={"resize": 32, "first_crop": 32, "crop": 64, "evaluation_crop": 96}
+    )
+    frozen = FrozenFeatures(build(weights, seed=1), growing, 1, CPU)
     rows = torch.tensor([3, 0, 7])
     sides = [frozen.train(images(20, "train"), rows, epoch, lambda n: None).shape[-1] for epoch in (1, 2, 3)]
     assert sides == [8, 12, 16]
-    assert frozen.clean(images(20, "train"), rows).shape == (3, 64, 24, 24)
+    assert frozen.validation(images(20, "train"), rows).shape == (3, 64, 24, 24)
 
 
 def test_rows_are_given_in_the_order_asked_for(weights: Path) -> None:
-    frozen = FrozenFeatures(build(weights, seed=1), RECIPE, SMALL, 1, CPU)
+    frozen = FrozenFeatures(build(weights, seed=1), RECIPE, 1, CPU)
     subset, rows = images(20, "train"), torch.tensor([5, 2, 11])
     everything = frozen.train(subset, torch.arange(20), 1, lambda n: None)
     torch.testing.assert_close(frozen.train(subset, rows, 1, lambda n: None), everything[rows], rtol=0.02, atol=0.02)
-    clean = frozen.clean(subset, torch.arange(20))
-    torch.testing.assert_close(frozen.clean(subset, rows), clean[rows], rtol=0.02, atol=0.02)
-    mirrored = frozen.clean(subset, torch.arange(20), mirrored=True)
-    assert not torch.equal(mirrored, clean)
+    validation = frozen.validation(subset, torch.arange(20))
+    torch.testing.assert_close(frozen.validation(subset, rows), validation[rows], rtol=0.02, atol=0.02)
 
 
 def test_logits_are_each_images_own_however_many_go_through_at_once(
@@ -191,31 +187,39 @@ def test_logits_are_each_images_own_however_many_go_through_at_once(
 ) -> None:
     tail = Tail(build(weights, seed=1), RECIPE.freeze, "fp32")
     outputs = torch.randn(20, 512, 2, 2, generator=torch.Generator().manual_seed(0))
-    whole = loop.predict(tail, outputs, CPU)
+    logits = loop.predict(tail, outputs, CPU)
     monkeypatch.setattr(loop, "EVALUATION_BATCH", {"cpu": 3})
-    assert whole.shape == (20, 2)
-    assert len({tuple(row) for row in whole.tolist()}) == 20
-    torch.testing.assert_close(loop.predict(tail, outputs, CPU), whole, rtol=1e-4, atol=1e-5)
+    assert logits.shape == (20, 2)
+    assert len({tuple(row) for row in logits.tolist()}) == 20
+    torch.testing.assert_close(loop.predict(tail, outputs, CPU), logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_a_last_piece_may_hold_a_single_image_or_none(n: int, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "CHUNK", {"cpu": 4})
-    frozen = FrozenFeatures(build(weights, seed=1), RECIPE, SMALL, 1, CPU)
+    frozen = FrozenFeatures(build(weights, seed=1), RECIPE, 1, CPU)
     subset = images(20, "train")
     everything = frozen.train(subset, torch.arange(20), 1, lambda n: None)
     some = frozen.train(subset, torch.arange(n), 1, lambda n: None)
     torch.testing.assert_close(some, everything[:n], rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize(("fits", "says"), [(4, "batch_size 4 fits"), (0, "not hold even one image")])
-def test_out_of_memory_names_the_batch_size_that_fits(weights: Path, fits: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "fits", "says"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), 4, "batch_size 4 fits"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 0, "not hold even one image"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), 4, "batch_size 4 fits"),
+        (MemoryError(), 4, "batch_size 4 fits"),
+    ],
+)
+def test_out_of_memory_names_the_batch_size_that_fits(weights: Path, fault: Exception, fits: int, says: str) -> None:
     def wrap(tail: Tail) -> None:
         forward = tail.forward
 
         def limited(features: Tensor) -> Tensor:
             if len(features) > fits:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise fault
             return forward(features)
 
         tail.forward = limited  # type: ignore[method-assign]
@@ -227,6 +231,21 @@ def test_out_of_memory_names_the_batch_size_that_fits(weights: Path, fits: int, 
 def test_a_loss_that_is_not_finite_stops_the_run(weights: Path) -> None:
     with pytest.raises(InputError, match="no longer finite in epoch 1"):
         train(weights, wrap=lambda tail: tail.fc.weight.data.fill_(float("nan")))
+
+
+@pytest.mark.parametrize(("freeze", "crop", "batch_size", "n"), [("layer3", 32, 8, 17), ("layer3", 32, 1, 4)])
+def test_a_last_batch_of_one_image_that_batch_norms_cannot_take_is_told_first(
+    weights: Path, freeze: str, crop: int, batch_size: int, n: int
+) -> None:
+    single = recipe(freeze=freeze, batch_size=batch_size, max_epochs=1, transforms={"resize": 32, "crop": crop})
+    with pytest.raises(InputError, match=f"batch_size {batch_size} leaves one of the {n} training images"):
+        train(weights, single, n=n, wrap=lambda tail: tail.register_forward_pre_hook(lambda *_: pytest.fail("worked")))
+
+
+@pytest.mark.parametrize(("freeze", "crop"), [("layer4", 32), ("layer3", 40)])
+def test_a_last_batch_of_one_image_that_they_can_take_is_trained_on(weights: Path, freeze: str, crop: int) -> None:
+    single = recipe(freeze=freeze, batch_size=8, max_epochs=1, transforms={"resize": 32, "crop": crop})
+    assert len(train(weights, single, n=9)[0].history) == 1
 
 
 def test_a_damaged_checkpoint_costs_the_start_not_the_run(weights: Path) -> None:

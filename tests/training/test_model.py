@@ -8,8 +8,8 @@ import torch
 from torchvision.models import resnet18, resnet34
 
 from faces.cli import InputError
-from faces.params import FROZEN_LAYERS
 from faces.training import model
+from faces.training.recipe import FROZEN_LAYERS
 from faces.training.transforms import normalise
 
 

@@ -16,10 +16,10 @@ from pipeline import training_inputs
 from ci import demo
 
 KILLS = 20
-OUTPUTS = ("model.pt", "history.csv", "run.json")
+OUTPUTS = ("out/model.pt", "out/run.json", "out/history.csv")
 PARAMS = demo.overlay(
     demo.SAMPLE,
-    {"transforms": {"resize": 32, "crop": 32}, "fit": {"freeze": "layer4", "max_epochs": 12, "patience": 12}},
+    demo.every_run(freeze="layer4", max_epochs=12, patience=12, transforms={"resize": 32, "crop": 32}),
 )
 
 spawning = multiprocessing.get_context("forkserver")  # children start with the imports done: kills hit the work
@@ -31,7 +31,14 @@ def train(project: Path) -> None:
     sys.stdout = sys.stderr = (project / "log").open("a", encoding="utf-8")
     from stages.train import main
 
-    main(*map(Path, ("data", "splits.csv", "weights.pth", "facts.json")), "trials.trial1", Path("out"))  # type: ignore[arg-type]
+    main(
+        "trial1",
+        Path("data"),
+        Path("split/seed1.csv"),
+        weights=Path("weights"),
+        out=Path("out"),
+        history=Path("out/history.csv"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +59,7 @@ def finish(project: Path) -> float:
 
 
 def digests(project: Path) -> dict[str, str]:
-    return {name: hashlib.sha256((project / "out" / name).read_bytes()).hexdigest() for name in OUTPUTS}
+    return {name: hashlib.sha256((project / name).read_bytes()).hexdigest() for name in OUTPUTS}
 
 
 def forget(project: Path) -> None:
@@ -103,9 +110,11 @@ def test_a_checkpoint_is_not_taken_up_by_another_run(project: Path) -> None:
 
     text = (project / "params.yaml").read_text(encoding="utf-8")
     try:  # another seed starts from the beginning, beside the checkpoint
-        (project / "params.yaml").write_text(yaml.safe_dump({**yaml.safe_load(text), "seed": 2}), encoding="utf-8")
+        params = yaml.safe_load(text)
+        params["runs"]["trial1"]["seed"] = 2
+        (project / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
         finish(project)
-        assert digests(project)["model.pt"] != expected["model.pt"]
+        assert digests(project)["out/model.pt"] != expected["out/model.pt"]
     finally:
         (project / "params.yaml").write_text(text, encoding="utf-8")
     finish(project)

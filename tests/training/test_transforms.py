@@ -6,14 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from recipes import recipe
 from scipy.stats import ks_2samp
 from torchvision.transforms import functional
 from torchvision.transforms.v2 import RandomResizedCrop
 
-from faces.params import Transforms
 from faces.training import transforms
 
-PAPER = Transforms(resize=224, crop=250, scale=(0.08, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
+PAPER = recipe().transforms
 
 
 def pictures(n: int, side: int = 224) -> torch.Tensor:
@@ -35,13 +35,13 @@ def test_crops_are_torchvisions_pixel_by_pixel() -> None:
 
 
 def test_crops_grow_in_steps_of_16_pixels_and_end_as_asked() -> None:
-    assert {transforms.crop_in(PAPER, epoch, 100) for epoch in (1, 50, 100)} == {250}  # the paper's do not
+    assert {transforms.crop_size(PAPER, epoch, 100) for epoch in (1, 50, 100)} == {250}  # the paper's do not
     growing = PAPER.model_copy(update={"first_crop": 112, "crop": 190})
-    sizes = [transforms.crop_in(growing, epoch, 12) for epoch in range(1, 13)]
+    sizes = [transforms.crop_size(growing, epoch, 12) for epoch in range(1, 13)]
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (110, 190)  # whole steps below the last
     assert {(190 - size) % 16 for size in sizes} == {0}
-    assert transforms.crop_in(growing, 1, 1) == 190
+    assert transforms.crop_size(growing, 1, 1) == 190
 
 
 def test_boxes_follow_torchvisions_distribution() -> None:
@@ -69,7 +69,7 @@ def test_boxes_follow_torchvisions_distribution() -> None:
     seed=st.integers(0, 2**32 - 1),
 )
 def test_boxes_lie_within_the_image(side: int, low: float, ratio: list[float], seed: int) -> None:
-    params = Transforms(resize=side, crop=64, scale=(low, 1.0), ratio=(ratio[0], ratio[1]), flip=0.5)
+    params = PAPER.model_copy(update={"resize": side, "scale": (low, 1.0), "ratio": (ratio[0], ratio[1])})
     boxes, _ = transforms.draw(20, params, seed, epoch=1)
     assert (boxes >= 0).all()
     assert (boxes <= side).all()
@@ -89,7 +89,8 @@ def test_evaluation_sees_the_whole_image_resized() -> None:
     expected_input = functional.normalize(
         functional.to_tensor(expected), list(transforms.IMAGENET_MEAN), list(transforms.IMAGENET_STD)
     )
-    torch.testing.assert_close(transforms.center(images, PAPER)[1], expected_input, atol=1e-5, rtol=1e-5)
+    seen = transforms.normalise(transforms.resize(images, 250))
+    torch.testing.assert_close(seen[1], expected_input, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("contiguous", [True, False])

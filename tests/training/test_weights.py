@@ -50,7 +50,7 @@ def test_random_weights_follow_the_seed_and_say_what_they_are(project: Path) -> 
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     found = []
     for seed in (1, 1, 2):
-        Path("params.yaml").write_text(yaml.safe_dump({**params, "seed": seed, "weights": {"source": "random"}}))
+        Path("params.yaml").write_text(yaml.safe_dump({**params, "weights": {"source": "random", "seed": seed}}))
         weights.main(*OUT)
         found.append(OUT[0].read_bytes())
     assert found[0] == found[1] != found[2]
