@@ -1,69 +1,80 @@
 """Score validation and test images with a trained run, and measure how well it does."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
-from faces.params import Recipe, Transforms, load_params
+from faces.params import load_params
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from faces.training.inference import TrainedRun
 
 
 def main(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="one of params.yaml's runs, or active")],
     data: Path,
-    splits: Path,
-    model: Path,
-    out_predictions: Path,
-    out_metrics: Path,
-    plots: Annotated[Path | None, typer.Option(help="also write the curves to plot into this folder")] = None,
+    split: Annotated[Path, typer.Argument(help="the file of the split that the run was trained on")],
+    *,
+    model: Annotated[Path, typer.Option(help="folder with model.pt and run.json; threshold.json is added")],
+    predictions: Annotated[Path, typer.Option(help="file for path, subset, y_true and y_score of each image")],
+    metrics: Annotated[Path, typer.Option(help="file for the metrics")],
+    curves: Annotated[Path, typer.Option(help="folder for the curves to plot")],
     headline: Annotated[Path | None, typer.Option(help="also write the few numbers that stand for the run")] = None,
 ) -> None:
-    """Write predictions (path, subset, y_true, y_score) and the metrics made from them."""
+    """Write predictions, the metrics and curves made from them, and the threshold that they set."""
     params = load_params()
-    facts = json.loads((model / "run.json").read_text(encoding="utf-8"))
 
-    import pandas as pd
-    import torch
-
-    from faces.evidence import metrics
+    from faces.evidence import metrics as measure
     from faces.training import determinism
-    from faces.training.features import FrozenFeatures, load_subset
-    from faces.training.loop import predict
-    from faces.training.model import Tail, load_model
+    from faces.training.inference import Threshold, load_run
 
     determinism.enable()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe, transforms = Recipe.model_validate(facts["recipe"]), Transforms.model_validate(facts["transforms"])
-    network = load_model(model / "model.pt")
-    frozen = FrozenFeatures(network, recipe, transforms, facts["seed"], device)
-    tail = Tail(network, recipe.freeze, recipe.precision).to(device)
+    trained = load_run(model)
+    if (trained.facts["run"], trained.facts["split"]) != (name, split.stem):
+        raise InputError(f"{model / 'run.json'} is not of the run {name} on the split {split.stem}; run `dvc repro`")
+    scored = score(trained, data, split)
 
-    table = pd.read_csv(splits)
-    parts = []
-    for name in ("test", "validation"):
-        rows = table[table["subset"] == name].sort_values("path")
-        if rows.empty:
-            raise InputError(f"{splits}: the {name} subset is empty; there are too few images")
-        images = load_subset(data, rows, name, transforms.resize)
-        everything = torch.arange(len(images.pixels))
-        views = []
-        for mirrored in transforms.evaluation_views:
-            logits = predict(tail, frozen.clean(images, everything, mirrored), device)  # [N, 2]
-            views.append(logits.double().softmax(dim=1)[:, 1])  # paper, equation 2
-        y_score = torch.stack(views).mean(dim=0)
-        parts.append(rows[["path", "subset", "y_true"]].assign(y_score=y_score.numpy().round(6)))
-    predictions = pd.concat(parts)
-
-    write_atomically(out_predictions, predictions.to_csv(index=False, lineterminator="\n").encode())
-    document = metrics.evaluate_predictions(predictions, params.evaluate, facts)
-    write_json(out_metrics, document.model_dump())
+    document = measure.evaluate_predictions(scored, params.evaluate, trained.facts)
+    y_true, y_score = measure.subset(scored, "validation")
+    chosen = Threshold(
+        value=measure.threshold_for_recall(y_true, y_score, params.evaluate.recall),
+        target_recall=params.evaluate.recall,
+        n=int(y_true.sum()),
+        max_pixels=params.audit.max_pixels,
+        model_sha256=trained.facts["model_sha256"],
+    )
+    write_atomically(predictions, scored.to_csv(index=False, lineterminator="\n").encode())
+    write_json(metrics, document.model_dump())
+    write_json(model / "threshold.json", chosen.model_dump())
     if headline is not None:
-        write_json(headline, metrics.headline(document))
-    if plots is not None:
-        for name, curve in metrics.curves(predictions, params.evaluate.confidence).items():
-            write_atomically(plots / f"{name}.csv", curve.to_csv(index=False, lineterminator="\n").encode())
+        write_json(headline, measure.headline(document))
+    for stem, curve in measure.curves(scored, params.evaluate.confidence).items():
+        write_atomically(curves / f"{stem}.csv", curve.to_csv(index=False, lineterminator="\n").encode())
+
+
+def score(trained: "TrainedRun", data: Path, split: Path) -> "pd.DataFrame":
+    """Return a row for each test and validation image: path, subset, y_true, y_score."""
+    import pandas as pd
+
+    from faces.training.features import load_subset
+    from faces.training.inference import fastest_device
+
+    classifier = trained.classifier(fastest_device())
+    table = pd.read_csv(split)
+    parts = []
+    for subset in ("test", "validation"):
+        rows = table[table["subset"] == subset].sort_values("path")
+        if rows.empty:
+            raise InputError(f"{split}: the {subset} subset is empty; there are too few images")
+        images = load_subset(data, rows, subset, trained.recipe.transforms.resize)
+        y_score = classifier.predict_proba(images.pixels)
+        parts.append(rows[["path", "subset", "y_true"]].assign(y_score=y_score))
+    return pd.concat(parts)
 
 
 if __name__ == "__main__":
