@@ -1,62 +1,42 @@
-"""Export a trained model to ONNX, and check that it still says the same.
+"""Export a trained model to ONNX, once it is shown to say the same.
 
-    python -m faces.export models/active/model.pt model.onnx
+    python -m faces.export OUT.onnx [--model FOLDER]
 
-Input `images`: uint8 [N, 3, crop, crop], RGB; the photograph resized (bilinear, antialiased) to a square of
-`resize` pixels, then to one of `crop` pixels. Output `probability`: float32 [N], of Down syndrome. Inside are
+Input `images`: uint8 [N, 3, crop, crop], RGB; the photograph turned upright and resized (bilinear, antialiased) to a
+square of `resize` pixels, then to one of `crop` pixels. Output `probability`: float32 [N], of Down syndrome. Inside are
 normalisation, softmax and, where the run's evaluation takes it, the mean with the mirror image. The file's metadata
-hold the model's SHA-256, the two sizes, and that it is no diagnostic.
+hold the two sizes, the threshold, the source of the training images, the precision of the training, the model's
+SHA-256, and that it is no diagnostic.
+
+The file computes in float32. It is written only if its probabilities differ from PyTorch's, in float32 too, by at most
+TOLERANCE. `faces.predict` computes in the precision of the training: where that is bf16, the two may differ by more.
 """
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor, nn
-from torchvision.models import ResNet
+import typer
+from numpy.typing import NDArray
 
 from faces.cli import InputError, run
-from faces.files import file_sha256, write_atomically
-from faces.params import Transforms
-from faces.predict import NOTICE
-from faces.training.model import load_model
-from faces.training.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from faces.files import check_output, write_through
+from faces.predict import MODEL, NOTICE
 
-TOLERANCE = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch (float32) that is accepted
+if TYPE_CHECKING:
+    from faces.training.inference import Classifier
+
+TOLERANCE = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch that is accepted
 OPSET = 18
 
 
-class Deployed(nn.Module):
-    """A trained network between pixels and probability."""
+def export(classifier: "Classifier") -> Any:
+    """Return the ONNX model (onnx.ModelProto) of a classifier, for any number of images at once."""
+    import torch
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: ResNet, views: tuple[bool, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.views = views
-        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(3, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images uint8 [N, 3, H, W] to the probability of Down syndrome, float32 [N]."""
-        normalised = (images.float() - self.mean) / self.std
-        views = [normalised.flip(3) if mirrored else normalised for mirrored in self.views]
-        return torch.stack([self.network(view).softmax(dim=1)[:, 1] for view in views]).mean(dim=0)
-
-
-def export(network: ResNet, size: int, views: tuple[bool, ...]) -> Any:
-    """Return the ONNX model (onnx.ModelProto) of a network for square images of `size` pixels, any number at once.
-
-    views: the looks at an image to take the mean of, as `Transforms.evaluation_views` has them.
-    """
-    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    example = torch.zeros(2, 3, classifier.size, classifier.size, dtype=torch.uint8)
     program = torch.onnx.export(
-        Deployed(network, views).eval(),
+        classifier,
         (example,),
         input_names=["images"],
         output_names=["probability"],
@@ -69,44 +49,71 @@ def export(network: ResNet, size: int, views: tuple[bool, ...]) -> Any:
     return program.model_proto
 
 
-def difference(network: ResNet, content: bytes, images: npt.NDArray[np.uint8], views: tuple[bool, ...]) -> float:
-    """Return the largest difference of a probability between ONNX Runtime and PyTorch on images [N, 3, H, W]."""
+def difference(classifier: "Classifier", content: bytes, images: NDArray[np.uint8]) -> float:
+    """Return the largest difference of a probability between ONNX Runtime and PyTorch on images [N, 3, size, size]."""
     import onnxruntime
+    import torch
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     (there,) = session.run(["probability"], {"images": images})
     with torch.inference_mode():
-        seen = [images[..., ::-1].copy() if mirrored else images for mirrored in views]
-        scores = [network(normalise(torch.from_numpy(view))).softmax(dim=1)[:, 1] for view in seen]
-        here = torch.stack(scores).mean(dim=0)
-    return float(np.abs(there - here.numpy()).max())
+        here = classifier(torch.from_numpy(images)).numpy()
+    return float(np.abs(there - here).max())
 
 
-def main(model: Path, out_onnx: Path) -> None:
-    """Write MODEL (a model.pt with its run.json beside it) as ONNX, once it agrees with PyTorch."""
+def made_here(path: Path) -> bool:
+    """Say whether a file is one that this command has written: it may write it again."""
     import onnx
 
-    network = load_model(model)
     try:
-        facts = json.loads((model.parent / "run.json").read_text(encoding="utf-8"))
-        transforms = Transforms.model_validate(facts["transforms"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{model.parent / 'run.json'} is needed beside the model and cannot be read") from None
-    size, views = transforms.evaluation_size, transforms.evaluation_views
-    exported = export(network, size, views)
-    about = {"model_sha256": file_sha256(model), "resize": transforms.resize, "crop": size, "notice": NOTICE}
+        return any(prop.value == NOTICE for prop in onnx.load(path, load_external_data=False).metadata_props)
+    except Exception:  # protobuf's own, which has no public name that mypy knows
+        return False
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="the ONNX file to write")],
+    model: Annotated[
+        Path,
+        typer.Option(help="folder with model.pt, run.json, threshold.json", show_default="models/runs/improved"),
+    ] = MODEL,
+) -> None:
+    """Write a trained model as ONNX, once it agrees with PyTorch."""
+    check_output(out, made_here)
+
+    import onnx
+    import torch
+
+    from faces.training.inference import Classifier, load_run, read_threshold
+
+    trained = load_run(model)
+    threshold = read_threshold(model, trained.facts["model_sha256"])
+    exact = trained.recipe.model_copy(update={"precision": "fp32"})
+    classifier = Classifier(trained.network, exact, torch.float32)
+    exported = export(classifier)
+    about = {
+        "model_sha256": trained.facts["model_sha256"],
+        "source": trained.facts["source"],
+        "resize": trained.recipe.transforms.resize,
+        "crop": classifier.size,
+        "threshold": threshold.value,
+        "target_recall": threshold.target_recall,
+        "trained_precision": trained.recipe.precision,
+        "precision": exact.precision,
+        "notice": NOTICE,
+    }
     onnx.helper.set_model_props(exported, {key: str(value) for key, value in about.items()})
     onnx.checker.check_model(exported, full_check=True)
     content: bytes = exported.SerializeToString()
-    images = np.random.default_rng(0).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
-    worst = difference(network, content, images, views)
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, classifier.size, classifier.size), dtype=np.uint8)
+    worst = difference(classifier, content, images)
     if not worst <= TOLERANCE:
         raise InputError(f"{model}: the ONNX model's probability differs by {worst:.2g}, more than {TOLERANCE}")
-    write_atomically(out_onnx, content)
-    size_text = f"{len(content) / 1e6:.1f} MB"
-    print(f"{out_onnx}: {size_text}, largest difference from PyTorch {worst:.1e} on {len(images)} random images")
+    write_through(out, content)
+    size = f"{len(content) / 1e6:.1f} MB"
+    print(f"{out}: {size}, largest difference from PyTorch in float32 {worst:.1e} on {len(images)} random images")
 
 
 if __name__ == "__main__":
