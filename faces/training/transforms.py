@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from faces.params import Transforms
+from faces.training.recipe import Transforms
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]; what the pretrained weights expect
 IMAGENET_STD = (0.229, 0.224, 0.225)
