@@ -88,12 +88,12 @@ def result(run: str, document: Any, predictions: pd.DataFrame | None, where: str
 
 
 def spreads(document: Any, where: str) -> Spreads:
-    """Return what metrics/seeds.json says of each recipe: {"recipes": {NAME: {METRIC: {"sd", "n"}}}}, METRICS alone."""
+    """Return what metrics/seeds.json (faces/evidence/seeds.py) says of each recipe's METRICS."""
     try:
         return {
             recipe: {
                 metric: Spread(float(found["sd"]), int(found["n"]))
-                for metric, found in summary.items()
+                for metric, found in summary["metrics"].items()
                 if metric in METRICS and found["sd"] is not None
             }
             for recipe, summary in document["recipes"].items()

@@ -130,6 +130,7 @@ def finished_run(
         "weights": {"sha256": "0123456789abcdef" * 4, "known_as": "made-up weights"},
         "model_sha256": f"{seed:064x}",
         "device": "cpu",
+        "machine": {"processor": "a made-up CPU", "threads": 2, "precision": "bf16"},
         "at_best": history.iloc[best].to_dict(),
         "at_stop": history.iloc[-1].to_dict(),
     }

@@ -81,7 +81,7 @@ def write_spread(root: Path, recipe: str = "trial1", **sd: float) -> None:
     """Write how much runs of a recipe differ, from five of them."""
     summary = {metric: {"mean": 0.9, "sd": value, "min": 0.8, "max": 1.0, "n": 5} for metric, value in sd.items()}
     (root / "metrics").mkdir(exist_ok=True)
-    (root / "metrics/seeds.json").write_text(json.dumps({"recipes": {recipe: summary}}))
+    (root / "metrics/seeds.json").write_text(json.dumps({"recipes": {recipe: {"metrics": summary}}}))
 
 
 def commit(root: Path) -> None:
