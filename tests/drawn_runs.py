@@ -227,6 +227,13 @@ def data_sheet(source: str, n: int) -> dict[str, Any]:
         "other_files": ["Thumbs.db"],
         "duplicates": {
             "thresholds": {"hash_distance": 4, "feature_distance": 0.05},
+            "gap": {
+                "below": {"a": images[0], "b": images[1], "feature_distance": 0.0312},
+                "above": None,
+                "margin": 0.005,
+                "rounding": 1e-5,
+                "undecided": [],
+            },
             "pairs": {"same_pixels": 0, "near_by_hash": 1, "near_by_features": 1, "near_by_both": 1},
             "groups": 1,
             "images_in_groups": 2,
