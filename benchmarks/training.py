@@ -313,7 +313,7 @@ def _cores() -> int:
 
 
 def _versions() -> dict[str, str]:
-    found = {name: version for name, version in machine.versions().items() if name != "dvc"}
+    found = machine.versions()
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

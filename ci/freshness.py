@@ -2,40 +2,88 @@
 
     python -m ci.freshness [REVISION]
 
-Asked in a fresh clone that has neither data nor cache, so it takes no GPU and no download. Exit status: 0 it does,
-1 some stages would run (they are named), 2 DVC or Git could not say.
+`dvc status` is asked in a fresh clone that has neither data nor cache, so it takes no GPU and no download. A file that
+only the cache holds is absent there, which says nothing; what is recorded of it must agree from stage to stage.
+Exit status: 0 it does, 1 something is behind (each stage is named, with a reason), 2 DVC or Git could not say.
 """
 
+import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-# a stage that would run, and one whose inputs DVC wants to see because it would run (these are not in the clone)
-WOULD_RUN = re.compile(r"^(?:Running stage|ERROR: failed to reproduce) '(.+?)'", re.MULTILINE)
+import yaml
+
+DVC = (sys.executable, "-m", "dvc")
+
+Hashes = dict[str, str | None]  # path -> recorded hash
 
 
-def stale_stages(revision: str) -> list[str]:
-    """Return the stages that `dvc repro` would run at a revision of this repository, as far as DVC can tell."""
+def behind(revision: str) -> dict[str, list[str]]:
+    """Return the stages and .dvc files that are behind at a revision of this repository, and why each is."""
     with tempfile.TemporaryDirectory(prefix="freshness-") as clone:
-        commit = _run("git", "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").stdout.strip()
+        commit = _run("git", "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").strip()
         _run("git", "clone", "--quiet", "--no-checkout", os.curdir, clone)
         _run("git", "-C", clone, "checkout", "--quiet", "--detach", commit)
-        # DVC's exit status alone does not say: it is 0 also when stages would run
-        dry = _run(sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", cwd=clone, check=False)
-        stale = WOULD_RUN.findall(dry.stdout + dry.stderr)
-        if dry.returncode and not stale:
-            _give_up(dry)
-        return stale
+        names = _run(*DVC, "stage", "list", "--all", "--name-only", cwd=clone).split()
+        status = json.loads(_run(*DVC, "status", "--json", cwd=clone))
+        lock = _yaml(Path(clone, "dvc.lock")).get("stages", {})
+        recorded = lock | {name: _yaml(Path(clone, name)) for name in names if name.endswith(".dvc")}
+        reasons = _reasons(names, status, recorded)
+        for name in lock.keys() - set(names):
+            left = [f"{path} is left over" for path in _hashes(lock[name], "outs") if Path(clone, path).exists()]
+            reasons[f"{name} (no longer a stage)"] = left
+    return {name: found for name, found in reasons.items() if found}
 
 
-def _run(*command: str, cwd: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+def _reasons(names: list[str], status: dict[str, Any], recorded: dict[str, Any]) -> dict[str, list[str]]:
+    written = {path: (name, hash_) for name in names for path, hash_ in _hashes(recorded.get(name), "outs").items()}
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        reasons[name] = [reason for change in status.get(name, []) for reason in _of_change(change, set(written))]
+        if name not in recorded:
+            reasons[name] = ["has never been run"]
+        for path, hash_ in _hashes(recorded.get(name), "deps").items():
+            writer, latest = written.get(path, (None, hash_))
+            if hash_ != latest:
+                reasons[name].append(f"{path} is not the one that {writer} has written since")
+    return reasons
+
+
+def _of_change(change: str | dict[str, Any], written: set[str]) -> list[str]:
+    """Return what one entry of `dvc status` says that does not come from the absence of the cache."""
+    if isinstance(change, str):
+        return [] if change == "always changed" else [change]  # the former is so in every clone
+    found = []
+    for path, what in ((path, what) for entries in change.values() for path, what in entries.items()):
+        if isinstance(what, dict):
+            found += [f"{path}: {key} is {state}" for key, state in what.items()]
+        elif what != "not in cache" and not (what == "deleted" and "changed deps" in change and _among(path, written)):
+            found.append(f"{path} is {what}")
+    return found
+
+
+def _among(path: str, written: set[str]) -> bool:
+    """Say whether a path is an output, lies in one, or holds one; the output's own state is told beside it."""
+    return any(out == path or path.startswith(f"{out}/") or out.startswith(f"{path}/") for out in written)
+
+
+def _hashes(stage: dict[str, Any] | None, kind: str) -> Hashes:
+    return {entry["path"]: entry.get("md5") for entry in (stage or {}).get(kind, [])}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
+
+
+def _run(*command: str, cwd: str | None = None) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if check and done.returncode:
+    if done.returncode:
         _give_up(done)
-    return done
+    return done.stdout
 
 
 def _give_up(done: subprocess.CompletedProcess[str]) -> NoReturn:
@@ -45,13 +93,17 @@ def _give_up(done: subprocess.CompletedProcess[str]) -> NoReturn:
 
 
 def main(revision: str = "HEAD") -> int:
-    """Print what is stale and return the exit status."""
-    stale = stale_stages(revision)
-    if stale:
-        print(f"dvc.lock is behind: {', '.join(stale)} would run (and what follows); run `dvc repro` and commit")
-        return 1
-    print(f"dvc.lock matches code and parameters at {revision}")
-    return 0
+    """Print what is behind and return the exit status."""
+    stale = behind(revision)
+    if not stale:
+        print(f"dvc.lock matches code and parameters at {revision}")
+        return 0
+    print(f"dvc.lock is behind at {revision}:")
+    for name, reasons in stale.items():
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        print(f"  {name}: {reasons[0]}{more}")
+    print("run `dvc repro`, which also runs what follows; delete what is left over; commit")
+    return 1
 
 
 if __name__ == "__main__":

@@ -131,11 +131,10 @@ class Explain(Section):
 
 
 class Gate(Section):
-    """When the gate calls a metric worse than it was."""
+    """When a metric has changed, and not by chance."""
 
     alpha: Annotated[float, Field(gt=0, lt=1)]
     permutations: Annotated[int, Field(ge=100)]
-    tolerances: Annotated[dict[str, Annotated[float, Field(ge=0, le=1, strict=False)]], Field(min_length=1)]
 
 
 class Params(Section):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,23 +38,32 @@ def main(
     params = load_params()
     paths, others = images.list_files(data)
 
+    embed = None
+    if params.weights.source != "random":  # features of random weights mean nothing
+        from faces.training.embedding import embedder
+
+        embed = embedder(weights)
     rows: list[dict[str, Any]] = []
     features: list[NDArray[np.float32]] = []
     for chunk_rows, pixels in _survey(data, paths, params):
         rows += chunk_rows
-        if params.weights.source != "random":  # features of random weights mean nothing
-            from faces.training.model import embed
-
-            features.append(embed(weights, pixels))
+        if embed is not None:
+            features.append(embed(pixels))
     table = pd.DataFrame(rows)
     _require_readable(table, params.audit.max_unreadable)
 
     readable = table[table.readable == 1].reset_index(drop=True)
-    links, pairs = _pairs(readable, np.concatenate(features) if features else None, params)
+    links, pairs, gap = _pairs(readable, np.concatenate(features) if features else None, params)
     first = duplicates.components(len(readable), links)
     table["group"] = table.path
     table.loc[table.readable == 1, "group"] = readable.path.to_numpy()[first]
-    sheet = _data_sheet(table, pairs, others, params)
+    sheet = _data_sheet(table, pairs, gap, others, params)
+    for pair in gap["undecided"] if gap else []:
+        print(
+            f"warning: whether {pair['a']} and {pair['b']} are linked hangs on rounding: their distance is within "
+            f"{duplicates.ROUNDING} of audit.feature_distance; choose a threshold in a gap",
+            file=sys.stderr,
+        )
 
     write_atomically(out_images, table.to_csv(index=False, lineterminator="\n").encode())
     write_json(out_sheet, sheet)
@@ -119,10 +129,11 @@ def _require_readable(table: pd.DataFrame, max_unreadable: int) -> None:
 
 def _pairs(
     readable: pd.DataFrame, features: NDArray[np.float32] | None, params: Params
-) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
-    """Return the pairs of duplicates as rows of `readable` (int [P, 2]), and what is known of each pair.
+) -> tuple[NDArray[np.int64], list[dict[str, Any]], dict[str, Any] | None]:
+    """Return the pairs of duplicates as rows of `readable` (int [P, 2]), what is known of each, and the gap.
 
-    Of images with the same pixels only the first is compared with others.
+    Of images with the same pixels only the first is compared with others. The gap (None without features) says
+    which pairs lie nearest to `audit.feature_distance`, and whether rounding could decide one.
     """
     _, first, inverse = np.unique(readable.pixels_sha256, return_index=True, return_inverse=True)
     same = np.stack([first[inverse], np.arange(len(readable))], axis=1)
@@ -131,26 +142,53 @@ def _pairs(
     distinct = np.sort(first)
     found = [same[same[:, 0] != same[:, 1]]]
     found.append(distinct[duplicates.hash_pairs(hashes[distinct], params.audit.hash_distance)])
+    gap = None
     if features is not None:
-        found.append(distinct[duplicates.feature_pairs(features[distinct], params.audit.feature_distance)])
+        threshold = params.audit.feature_distance
+        near, distances = duplicates.feature_pairs(features[distinct], threshold + duplicates.REACH)
+        found.append(distinct[near[distances <= threshold]])
+        gap = _gap(readable.path.to_numpy()[distinct[near]], distances, threshold)
     pairs = np.unique(np.concatenate(found), axis=0)
 
     bits = duplicates.hash_distances(hashes, pairs)
     cosines = None if features is None else duplicates.cosine_distances(features, pairs)
+    by_hash = bits <= params.audit.hash_distance
+    by_features = np.zeros(len(pairs), bool) if cosines is None else cosines <= params.audit.feature_distance
     facts = [
         {
             "a": str(readable.path[a]),
             "b": str(readable.path[b]),
             "same_pixels": bool(inverse[a] == inverse[b]),
+            "near_by_hash": bool(by_hash[number]),
+            "near_by_features": bool(by_features[number]),
             "hash_distance": int(bits[number]),
             "feature_distance": None if cosines is None else round(float(cosines[number]), 4),
         }
         for number, (a, b) in enumerate(pairs)
     ]
-    return pairs, facts
+    return pairs, facts, gap
 
 
-def _data_sheet(table: pd.DataFrame, pairs: list[dict[str, Any]], others: list[str], params: Params) -> dict[str, Any]:
+def _gap(paths: NDArray[Any], distances: NDArray[np.float64], threshold: float) -> dict[str, Any]:
+    """Return the pairs (paths: [P, 2]) around the threshold, and how far rounding can move a distance."""
+    found = duplicates.gap(distances, threshold)
+
+    def pair(number: int) -> dict[str, Any]:
+        a, b = map(str, paths[number])
+        return {"a": a, "b": b, "feature_distance": round(float(distances[number]), 5)}
+
+    return {
+        "below": None if found.below is None else pair(found.below),
+        "above": None if found.above is None else pair(found.above),
+        "margin": round(found.margin, 5),
+        "rounding": duplicates.ROUNDING,
+        "undecided": [pair(number) for number in found.undecided],
+    }
+
+
+def _data_sheet(
+    table: pd.DataFrame, pairs: list[dict[str, Any]], gap: dict[str, Any] | None, others: list[str], params: Params
+) -> dict[str, Any]:
     return {
         "source": params.data.kind,
         "dataset": params.data.dataset if params.data.kind == "kaggle" else None,
@@ -159,11 +197,13 @@ def _data_sheet(table: pd.DataFrame, pairs: list[dict[str, Any]], others: list[s
         "classes": {label: _class_facts(table[table.label == label]) for label in LABELS},
         "unreadable": table[table.readable == 0][["path", "reason"]].to_dict("records"),
         "other_files": others,
-        "duplicates": _duplicate_facts(table[table.readable == 1], pairs, params),
+        "duplicates": _duplicate_facts(table[table.readable == 1], pairs, gap, params),
     }
 
 
-def _duplicate_facts(readable: pd.DataFrame, pairs: list[dict[str, Any]], params: Params) -> dict[str, Any]:
+def _duplicate_facts(
+    readable: pd.DataFrame, pairs: list[dict[str, Any]], gap: dict[str, Any] | None, params: Params
+) -> dict[str, Any]:
     group_of = dict(zip(readable.path, readable.group, strict=True))
     groups: dict[str, dict[str, list[Any]]] = {}
     for path, group in group_of.items():
@@ -175,15 +215,14 @@ def _duplicate_facts(readable: pd.DataFrame, pairs: list[dict[str, Any]], params
     max_bits = params.audit.hash_distance
     max_cosine = None if params.weights.source == "random" else params.audit.feature_distance
     near = [pair for pair in pairs if not pair["same_pixels"]]
-    by_hash = [pair["hash_distance"] <= max_bits for pair in near]
-    by_features = [max_cosine is not None and pair["feature_distance"] <= max_cosine for pair in near]
     return {
         "thresholds": {"hash_distance": max_bits, "feature_distance": max_cosine},
+        "gap": gap,
         "pairs": {
             "same_pixels": len(pairs) - len(near),
-            "near_by_hash": sum(by_hash),
-            "near_by_features": sum(by_features),
-            "near_by_both": sum(a and b for a, b in zip(by_hash, by_features, strict=True)),
+            "near_by_hash": sum(pair["near_by_hash"] for pair in near),
+            "near_by_features": sum(pair["near_by_features"] for pair in near),
+            "near_by_both": sum(pair["near_by_hash"] and pair["near_by_features"] for pair in near),
         },
         "groups": len(several),
         "images_in_groups": sum(len(group["images"]) for group in several.values()),

@@ -130,6 +130,7 @@ def finished_run(
         "weights": {"sha256": "0123456789abcdef" * 4, "known_as": "made-up weights"},
         "model_sha256": f"{seed:064x}",
         "device": "cpu",
+        "machine": {"processor": "a made-up CPU", "threads": 2, "precision": "bf16"},
         "at_best": history.iloc[best].to_dict(),
         "at_stop": history.iloc[-1].to_dict(),
     }
@@ -226,6 +227,13 @@ def data_sheet(source: str, n: int) -> dict[str, Any]:
         "other_files": ["Thumbs.db"],
         "duplicates": {
             "thresholds": {"hash_distance": 4, "feature_distance": 0.05},
+            "gap": {
+                "below": {"a": images[0], "b": images[1], "feature_distance": 0.0312},
+                "above": None,
+                "margin": 0.005,
+                "rounding": 1e-5,
+                "undecided": [],
+            },
             "pairs": {"same_pixels": 0, "near_by_hash": 1, "near_by_features": 1, "near_by_both": 1},
             "groups": 1,
             "images_in_groups": 2,

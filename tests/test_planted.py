@@ -22,19 +22,20 @@ from faces.source.sample import draw
 REPOSITORY = Path(__file__).parents[1]
 PER_CLASS = 80
 CHANGES = {
-    "transforms": {"resize": 48, "crop": 56},
-    "fit": {"freeze": "layer3", "max_epochs": 5},
-    "train": {"batch_size": 8, "learning_rate": 0.0003},
+    "train": {
+        **{"batch_size": 8, "learning_rate": 0.0003, "freeze": "layer3", "max_epochs": 5},
+        "transforms": {"resize": 48, "crop": 56},
+    }
 }
 RUN = """
 from pathlib import Path
 from stages import evaluate, train, weights
-body, facts, model = Path("weights/resnet34.pth"), Path("weights/facts.json"), Path("models/active")
+body, model, split = Path("weights"), Path("models/active"), Path("split/seed1.csv")
 if not body.exists():
-    weights.main(body, facts)
-train.main(Path("data"), Path("splits.csv"), body, facts, "train", model)
-evaluate.main(Path("data"), Path("splits.csv"), model,
-              Path("predictions/active.csv"), Path("metrics/active.json"), Path("plots/active"))
+    weights.main(body / "resnet34.pth", body / "facts.json")
+train.main("active", Path("data"), split, weights=body, out=model, history=Path("plots/active/history.csv"))
+evaluate.main("active", Path("data"), split, model=model, predictions=Path("predictions/active.csv"),
+              metrics=Path("metrics/active.json"), curves=Path("plots/active/curves"))
 """
 AUGMENTATION = (
     "faces/training/transforms.py",
@@ -107,7 +108,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paths = [path for path in list_images(root / "data") if path != f"healthy/healty_{PER_CLASS + 1}.jpg"]
     table = pd.DataFrame({"path": paths, "y_true": [int(path.startswith("down")) for path in paths]})
     table["subset"] = [("train", "train", "test", "train", "test", "validation")[i % 6] for i in range(len(paths))]
-    table.to_csv(root / "splits.csv", index=False)
+    (root / "split").mkdir()
+    table.to_csv(root / "split/seed1.csv", index=False)
     train(root)
     commit = ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "--message", "trained"]
     for arguments in (["init", "--quiet"], ["add", "--all"], commit):

@@ -87,6 +87,7 @@ class Training(Document):
     n_train: int
     n_validation: int
     device: str
+    machine: dict[str, Any] = {}  # what decides the last digits (faces/training/machine.py); empty: not recorded
     at_best: Epoch
     at_stop: Epoch
 

@@ -129,7 +129,7 @@ def evaluate_predictions(predictions: pd.DataFrame, params: Evaluate, run: dict[
         ),
         operating_point=operating_point(predictions, params),
         training=Training(
-            **{key: run[key] for key in Training.model_fields if key not in ("at_best", "at_stop")},
+            **{key: run[key] for key in Training.model_fields if key in run and key not in ("at_best", "at_stop")},
             at_best=_epoch(run["at_best"]),
             at_stop=_epoch(run["at_stop"]),
         ),

@@ -40,6 +40,20 @@ def combine(coefficients: Sequence[float], values: Sequence[float], intervals: S
     return float(terms.sum() - below), float(terms.sum() + above)
 
 
+def p_from_interval(value: float, interval: Interval, confidence: float) -> float:
+    """Return the two-sided p-value of 0, from an estimate and its interval: the side that faces 0 is taken as normal.
+
+    It is 1 - confidence where the interval ends at 0.
+    Altman, D. G., Bland, J. M. (2011). How to obtain the P value from a confidence interval. BMJ 343, d2304.
+    """
+    from scipy.stats import norm
+
+    half = interval[1] - value if value < 0 else value - interval[0]
+    if value == 0 or half <= 0:
+        return 1.0 if value == 0 else 0.0
+    return float(2 * norm.sf(abs(value) / half * norm.ppf(0.5 + confidence / 2)))
+
+
 def bootstrap(
     statistic: Callable[[Array], Array],
     strata: npt.NDArray[np.int64],

@@ -6,6 +6,7 @@ see different things: the hash coarse light and dark, the features content whate
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
@@ -17,6 +18,9 @@ from scipy.sparse.csgraph import connected_components
 from faces.cli import InputError
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+ROUNDING = 1e-5  # distances of the same two fp32 features differ by less between processors (docs/data.md)
+REACH = 0.005  # how far beyond the threshold its nearest pair is looked for
 PAIRS_PER_IMAGE = 50  # more near duplicates than this, on average, mean a useless threshold
 PARTS = 4  # a hash is looked up by its four 16-bit parts: one of them differs in at most distance // 4 bits
 BLOCK = 1024  # queries at a time, which bounds the memory of their answers
@@ -38,11 +42,11 @@ def hash_pairs(hashes: NDArray[np.uint64], distance: int) -> Ints:
     return _sorted(np.concatenate([chain, first[near]]))
 
 
-def feature_pairs(features: NDArray[np.float32], distance: float) -> Ints:
-    """Return the pairs of features whose cosine distance is at most `distance`.
+def feature_pairs(features: NDArray[np.float32], distance: float) -> tuple[Ints, Floats]:
+    """Return the pairs of features whose cosine distance is at most `distance`, and these distances.
 
-    features: [N, D], of length one. Returns [P, 2] with first < second, sorted. Up to some thousand images
-    every cell of the index is searched, and the answer is exact; beyond, the cells nearest to each
+    features: [N, D], of length one. Returns [P, 2] with first < second, sorted, and [P]. Up to some thousand
+    images every cell of the index is searched, and the answer is exact; beyond, the cells nearest to each
     image are, which for the small distances of duplicates miss next to none.
     """
     n, width = features.shape
@@ -52,9 +56,33 @@ def feature_pairs(features: NDArray[np.float32], distance: float) -> Ints:
     index.nprobe = 16
     index.train(features)
     index.add(features)
-    slack = 1e-5  # float32 sums: found generously here, decided in float64 below
-    near = _range_pairs(index.range_search, features, 1 - distance - slack, "audit.feature_distance")
-    return _sorted(near[cosine_distances(features, near) <= distance])
+    # found generously with sums in float32, decided in float64
+    pairs = _sorted(_range_pairs(index.range_search, features, 1 - distance - ROUNDING, "audit.feature_distance"))
+    distances = cosine_distances(features, pairs)
+    near = distances <= distance
+    return pairs[near], distances[near]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The pairs nearest to a threshold: their numbers among the distances, None where there is none within REACH."""
+
+    below: int | None
+    above: int | None
+    margin: float  # of the threshold to the nearer of the two; at most REACH
+    undecided: list[int]  # pairs so near to the threshold that rounding could decide whether they are linked
+
+
+def gap(distances: Floats, threshold: float) -> Gap:
+    """Return what lies around the threshold; distances: [P], complete up to threshold + REACH."""
+    linked, beyond = np.flatnonzero(distances <= threshold), np.flatnonzero(distances > threshold)
+    apart = np.abs(distances - threshold)
+    return Gap(
+        below=int(linked[distances[linked].argmax()]) if len(linked) else None,
+        above=int(beyond[distances[beyond].argmin()]) if len(beyond) else None,
+        margin=float(min(apart.min(initial=REACH), REACH)),
+        undecided=np.flatnonzero(apart < ROUNDING).tolist(),
+    )
 
 
 def _range_pairs(search: Callable[..., Any], queries: NDArray[Any], radius: float, parameter: str) -> Ints:
@@ -84,10 +112,10 @@ def hash_distances(hashes: NDArray[np.uint64], pairs: Ints) -> Ints:
     return distances
 
 
-def cosine_distances(features: NDArray[np.float32], pairs: Ints) -> NDArray[np.float64]:
-    """Return 1 - cosine of each pair of features of length one: [P], in [0, 2]."""
+def cosine_distances(features: NDArray[np.float32], pairs: Ints) -> Floats:
+    """Return 1 - cosine of each pair of features of length one: [P], in [0, 2], summed in float64."""
     a, b = (features[pairs[:, side]].astype(np.float64) for side in (0, 1))
-    distances: NDArray[np.float64] = np.clip(1 - np.einsum("pd,pd->p", a, b), 0, 2)
+    distances: Floats = np.clip(1 - np.einsum("pd,pd->p", a, b), 0, 2)
     return distances
 
 

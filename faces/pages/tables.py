@@ -255,6 +255,17 @@ def duplicate_rules(sheet: Mapping[str, Any]) -> str:
     return table(("rule", "pairs", "called"), rows)
 
 
+def gap(sheet: Mapping[str, Any]) -> str:
+    """Return the pairs of images whose features are nearest to the threshold on either side."""
+    found = sheet["duplicates"]["gap"]
+    sides = [("linked", found["below"]), ("not linked", found["above"])]
+    rows = [
+        (side, *([f"`{pair['a']}`, `{pair['b']}`", f"{pair['feature_distance']:.5f}"] if pair else ["none near", "-"]))
+        for side, pair in sides
+    ]
+    return table(("", "nearest pair", "cosine distance"), rows)
+
+
 def duplicates(sheet: Mapping[str, Any]) -> str:
     """Return each group of duplicates, and how far its pairs are from each other."""
     rows = []
@@ -265,7 +276,7 @@ def duplicates(sheet: Mapping[str, Any]) -> str:
             (
                 ", ".join(f"`{path}`" for path in group["images"]),
                 ", ".join("same pixels" if pair["same_pixels"] else str(pair["hash_distance"]) for pair in pairs),
-                ", ".join("-" if cosine is None else f"{cosine:.3f}" for cosine in cosines),
+                ", ".join("-" if cosine is None else f"{cosine:.4f}" for cosine in cosines),
             )
         )
     return table(("group", "differing bits", "cosine distance"), rows)

@@ -29,6 +29,7 @@ RUN: dict[str, Any] = {
     "n_train": 84,
     "n_validation": 60,
     "device": "cpu",
+    "machine": {"processor": "a CPU", "threads": 2, "precision": "bf16"},
     "weights": {"sha256": "0" * 64, "known_as": "random"},
     "model_sha256": "1" * 64,
     "at_best": {"epoch": 4, "train_loss": 0.3, "train_accuracy": 0.9, "val_loss": 0.4, "val_accuracy": 0.8},
@@ -167,9 +168,10 @@ def test_document_has_the_promised_shape() -> None:
     assert list(document["operating_point"]["validation"]) == ["recall", "specificity"]
     assert list(document["training"]) == [
         "recipe", "split", "seed", "stopped_epoch", "best_epoch", "n_train", "n_validation", "device",
-        "at_best", "at_stop",
+        "machine", "at_best", "at_stop",
     ]  # fmt: skip
     assert document["training"]["recipe"] == RUN["recipe"]
+    assert document["training"]["machine"] == RUN["machine"]
     assert document["training"]["at_stop"] == RUN["at_stop"] | {"val_loss": 0.5}
     assert found == metrics.evaluate_predictions(predictions.sample(frac=1, random_state=1), PARAMS, RUN)
 

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import scipy.stats
+import statsmodels.stats.proportion
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
@@ -79,6 +80,39 @@ def test_mcnemar_is_the_binomial_tail_and_equals_statsmodels(first_only: int, se
     if n:
         table = [[5, first_only], [second_only, 7]]
         assert p == pytest.approx(mcnemar_of_statsmodels(table, exact=True).pvalue, rel=1e-9)
+
+
+def test_p_from_interval_gives_the_published_example() -> None:
+    # Altman, D. G., Bland, J. M. (2011). BMJ 343, d2304: a relative risk of 0.81 (0.70 to 0.94) has P = 0.005.
+    p = statistics.p_from_interval(math.log(0.81), (math.log(0.70), math.log(0.94)), 0.95)
+    assert p == pytest.approx(0.005, abs=0.001)
+
+
+@given(st.floats(-3, 3), st.floats(0.01, 3), st.floats(0.5, 0.999))
+def test_p_from_a_normal_interval_is_the_z_tests(value: float, error: float, confidence: float) -> None:
+    interval = scipy.stats.norm.interval(confidence, value, error)
+    expected = 2 * scipy.stats.norm.sf(abs(value) / error)
+    assert statistics.p_from_interval(value, interval, confidence) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("value", "interval"), [(-0.2, (-0.9, 0)), (0.2, (0, 0.3))])
+def test_p_from_an_interval_that_ends_at_zero(value: float, interval: tuple[float, float]) -> None:
+    assert statistics.p_from_interval(value, interval, 0.9) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [((134, 150), (145, 150)), ((137, 150), (130, 150)), ((271, 300), (275, 300))]
+)
+def test_p_from_newcombes_interval_is_near_the_score_tests(first: tuple[int, int], second: tuple[int, int]) -> None:
+    value = first[0] / first[1] - second[0] / second[1]
+    p = statistics.p_from_interval(value, difference(first, second), 0.95)
+    expected = statsmodels.stats.proportion.test_proportions_2indep(*first, *second, method="score").pvalue
+    assert p == pytest.approx(expected, rel=0.05)
+
+
+def test_p_from_an_interval_without_width() -> None:
+    assert statistics.p_from_interval(0.0, (0.0, 0.0), 0.95) == 1
+    assert statistics.p_from_interval(0.1, (0.1, 0.2), 0.95) == 0
 
 
 def test_mcnemar_without_discordant_images_is_one() -> None:

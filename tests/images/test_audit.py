@@ -1,7 +1,10 @@
 """The audit: duplicates against slow oracles, and the stage on small folders of images made here."""
 
 import json
+import os
+import platform
 import shutil
+import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -11,14 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.models import resnet34
 
 from faces.cli import InputError
 from faces.images import duplicates
+from faces.images.decode import list_images, load
 from faces.pages.report import render
+from faces.source import sample
+from faces.training import machine
+from faces.training.embedding import embedder
 from stages import audit
 
 ROOT = Path(__file__).parents[2]
@@ -66,14 +75,16 @@ def test_feature_pairs_are_exact_for_small_sets() -> None:
     distances = 1 - features.astype(float) @ features.T.astype(float)
     expected = [(a, b) for a, b in combinations(range(240), 2) if distances[a, b] <= 0.05]
     assert 30 < len(expected) < 360
-    assert duplicates.feature_pairs(features, 0.05).tolist() == [list(pair) for pair in expected]
+    pairs, found = duplicates.feature_pairs(features, 0.05)
+    assert pairs.tolist() == [list(pair) for pair in expected]
+    assert found == pytest.approx([distances[pair] for pair in expected], abs=1e-6)
 
 
 def test_feature_pairs_of_a_large_set_miss_next_to_none() -> None:
     rng = np.random.default_rng(0)
     originals = rng.normal(size=(11_000, 16))
     features = unit(np.concatenate([originals, originals[:500] + 0.05 * rng.normal(size=(500, 16))]))
-    found = {tuple(pair) for pair in duplicates.feature_pairs(features, 0.01).tolist()}
+    found = {tuple(pair) for pair in duplicates.feature_pairs(features, 0.01)[0].tolist()}
     assert sum((number, 11_000 + number) in found for number in range(500)) >= 495
 
 
@@ -85,7 +96,7 @@ def test_feature_pairs_do_not_depend_on_the_number_of_threads() -> None:
     answers = []
     for number in (1, 4):
         faiss.omp_set_num_threads(number)
-        answers.append(duplicates.feature_pairs(features, 0.02).tolist())
+        answers.append(duplicates.feature_pairs(features, 0.02)[0].tolist())
     faiss.omp_set_num_threads(threads)
     assert answers[0] == answers[1]
     assert answers[0]
@@ -95,6 +106,17 @@ def test_a_useless_threshold_is_refused() -> None:
     features = unit(np.random.default_rng(0).normal(size=(300, 4)) + 5)
     with pytest.raises(InputError, match=r"audit\.feature_distance makes near duplicates of more than"):
         duplicates.feature_pairs(features, 1)
+
+
+@given(st.lists(st.floats(0, 0.1), max_size=30), st.floats(0, 0.1))
+def test_gap_names_the_nearest_pair_on_either_side(values: list[float], threshold: float) -> None:
+    found = duplicates.gap(np.array(values), threshold)
+    below = [value for value in values if value <= threshold]
+    above = [value for value in values if value > threshold]
+    assert (None if found.below is None else values[found.below]) == max(below, default=None)
+    assert (None if found.above is None else values[found.above]) == min(above, default=None)
+    assert found.margin == min([duplicates.REACH, *(abs(value - threshold) for value in values)])
+    assert [values[i] for i in found.undecided] == [v for v in values if abs(v - threshold) < duplicates.ROUNDING]
 
 
 @settings(deadline=None)
@@ -183,26 +205,55 @@ def test_pairs_across_the_classes_are_flagged(tmp_path: Path, data: Path) -> Non
     assert table.set_index("path").group["healthy/0.png"] == "down_syndrome/9.png"
 
 
-def test_features_find_what_the_hash_does_not(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def fake_network(monkeypatch: pytest.MonkeyPatch, distances: dict[int, float]) -> list[int]:
+    """Let the features of the twelve images differ, but of these, which lie at a distance from the one before.
 
-    def embed(weights: Path, images: np.ndarray) -> np.ndarray:
+    Returns the list that the sizes of the chunks will be appended to.
+    """
+    seen: list[int] = []
+
+    def embed(images: np.ndarray) -> np.ndarray:
         assert images.dtype == np.uint8
         assert images.shape[1:] == (3, 224, 224)
+        features = np.eye(16, 512, dtype=np.float64)
+        for number, distance in distances.items():
+            cosine = 1 - distance
+            features[number] = cosine * features[number - 1] + np.sqrt(1 - cosine**2) * features[number]
         seen.append(len(images))
-        features = np.eye(16, 512, dtype=np.float32)[sum(seen[:-1]) : sum(seen)]
-        if sum(seen) == 12:  # the last image looks like the one before it
-            features[-1] = unit(features[-2:-1] + 0.2 * features[-1:])
-        return features
+        return unit(features[sum(seen[:-1]) : sum(seen)])
 
-    monkeypatch.setitem(sys.modules, "faces.training.model", SimpleNamespace(embed=embed))
+    monkeypatch.setitem(sys.modules, "faces.training.embedding", SimpleNamespace(embedder=lambda weights: embed))
+    return seen
+
+
+def test_features_find_what_the_hash_does_not(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = fake_network(monkeypatch, {11: 0.0194, 9: 0.0231})
     monkeypatch.setattr(audit, "CHUNK", 5)
     table, sheet = run_audit(tmp_path, data, weights="imagenet", feature_distance=0.02)
     assert seen == [5, 5, 2]
     assert list(table.group[-2:]) == ["healthy/4.png", "healthy/4.png"]
     [pair] = sheet["duplicates"]["by_group"]["healthy/4.png"]["pairs"]
-    assert pair["feature_distance"] == pytest.approx(1 - 1 / np.sqrt(1.04), abs=1e-4)
+    assert (pair["feature_distance"], pair["near_by_features"], pair["near_by_hash"]) == (0.0194, True, False)
     assert sheet["duplicates"]["pairs"]["near_by_features"] == 1
+    assert sheet["duplicates"]["gap"] == {
+        "below": {"a": "healthy/4.png", "b": "healthy/5.png", "feature_distance": 0.0194},
+        "above": {"a": "healthy/2.png", "b": "healthy/3.png", "feature_distance": 0.0231},
+        "margin": 0.0006,
+        "rounding": duplicates.ROUNDING,
+        "undecided": [],
+    }
+
+
+def test_a_pair_that_rounding_could_decide_is_named(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_network(monkeypatch, {5: 0.02 - 5e-6, 9: 0.02 + 5e-6, 11: 0.0202})
+    table, sheet = run_audit(tmp_path, data, weights="imagenet", feature_distance=0.02)
+    assert (table.group != table.path).sum() == 1
+    assert [pair["b"] for pair in sheet["duplicates"]["gap"]["undecided"]] == ["down_syndrome/5.png", "healthy/3.png"]
+    said = capsys.readouterr().err
+    assert "warning: whether down_syndrome/4.png and down_syndrome/5.png are linked hangs on rounding" in said
+    assert "healthy/5.png" not in said
 
 
 def test_unreadable_images_are_listed_up_to_a_limit(tmp_path: Path, data: Path) -> None:
@@ -262,3 +313,74 @@ def test_the_page_has_the_sheets_numbers(tmp_path: Path, data: Path) -> None:
     assert "`healthy/1.png`, `healthy/same.bmp` | same pixels" in page
     assert "`healthy/bad.jpg`: empty file" in page
     assert "Features were not compared" in page
+
+
+# The same split on another processor
+
+AUDIT_AND_SPLIT = """
+import sys
+from pathlib import Path
+import numpy as np
+from faces.images import decode
+from faces.training.embedding import embedder
+from stages import audit, split
+data, weights, out = (Path(argument) for argument in sys.argv[1:])
+audit.main(data, weights, out / "images.csv", out / "data.json")
+split.main("seed1", out / "images.csv", out / "split.csv", out / "split.json")
+np.save(out / "features.npy", embedder(weights)(decode.load(data, decode.list_images(data)[:10], 64)))
+"""
+PROCESSORS = {  # the instruction sets that oneDNN and torch may use at most, and threads
+    "AVX512_CORE_BF16": ({}, 1),
+    "AVX512_CORE": ({}, 1),
+    "AVX2": ({"ATEN_CPU_CAPABILITY": "avx2"}, 2),
+    "SSE41": ({"ATEN_CPU_CAPABILITY": "default"}, 1),
+}
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these instruction sets are x86's")
+def test_the_split_is_the_same_whatever_the_processor(tmp_path: Path) -> None:
+    """Drawn faces, any weights: images table, groups and split have the same bytes, though the features have not."""
+    sample.draw(tmp_path / "data", images_per_class=12)
+    torch.manual_seed(0)
+    torch.save(resnet34(weights=None).state_dict(), tmp_path / "weights.pth")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"]["source"] = "sample"
+    params["audit"] |= {"feature_size": 64, "max_unreadable": 1, "feature_distance": threshold_in_a_gap(tmp_path)}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    here = machine.isa()["onednn"]
+    runs = {here: ({}, 2)} | {name: run for name, run in PROCESSORS.items() if name != here}
+    for name, (limits, threads) in runs.items():
+        done = subprocess.run(
+            [sys.executable, "-c", AUDIT_AND_SPLIT, tmp_path / "data", tmp_path / "weights.pth", tmp_path / name],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                **{"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "ONEDNN_MAX_CPU_ISA": name},
+                **limits,
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+    first = tmp_path / here
+    sheet = json.loads((first / "data.json").read_text())["duplicates"]
+    assert sheet["pairs"]["near_by_features"] >= 3
+    assert sheet["gap"]["margin"] > 2 * duplicates.ROUNDING
+    for name in runs:
+        for file in ("images.csv", "split.csv", "split.json"):
+            assert (tmp_path / name / file).read_bytes() == (first / file).read_bytes(), (name, file)
+    features = [np.load(tmp_path / name / "features.npy").astype(float) for name in runs]
+    assert any(not np.array_equal(features[0], other) for other in features[1:])  # else nothing has been shown
+    for other in features[1:]:
+        assert np.abs(features[0] @ features[0].T - other @ other.T).max() < duplicates.ROUNDING / 10
+
+
+def threshold_in_a_gap(root: Path) -> float:
+    """Return the middle of the widest gap between the nearest pairs of the drawn faces."""
+    paths = [path for path in list_images(root / "data") if path != "healthy/healty_13.jpg"]  # the broken one
+    features = embedder(root / "weights.pth")(load(root / "data", paths, 64))
+    pairs = np.array(list(combinations(range(len(paths)), 2)))
+    distances = np.sort(duplicates.cosine_distances(features, pairs))[3:12]
+    widest = np.diff(distances).argmax()
+    return float(distances[widest : widest + 2].mean())

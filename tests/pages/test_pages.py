@@ -189,14 +189,17 @@ def test_the_data_sheet_says_what_is_there_and_what_is_left_out(evidence: report
     assert "- `healthy/<b>bad</b>.jpg`: empty file" in page
     assert "Not images: `Thumbs.db`." in page
     assert ["features at a cosine distance of at most 0.05", "1", "near duplicate"] in cells
-    assert ["`healthy/1.jpg`, `healthy/2.jpg`", "4", "0.031"] in cells
+    assert ["`healthy/1.jpg`, `healthy/2.jpg`", "4", "0.0312"] in cells
+    assert ["linked", "`healthy/1.jpg`, `healthy/2.jpg`", "0.03120"] in cells
+    assert ["not linked", "none near", "-"] in cells
+    assert "So every processor links the same images." in flat(page)
     assert "link 2 images to 1 groups, the largest of 2." in flat(page)
     assert "Pairs across the classes: 0." in flat(page)
 
 
 def test_a_data_sheet_without_features_says_why() -> None:
     sheet = drawn_runs.data_sheet("sample", 60)
-    sheet["duplicates"]["thresholds"]["feature_distance"] = None
+    sheet["duplicates"]["thresholds"]["feature_distance"] = sheet["duplicates"]["gap"] = None
     sheet["duplicates"]["by_group"]["healthy/1.jpg"]["pairs"][0]["feature_distance"] = None
     sheet["unreadable"] = sheet["other_files"] = []
     page = render("data.md", "sample", data=sheet)
@@ -205,6 +208,14 @@ def test_a_data_sheet_without_features_says_why() -> None:
     assert ["`healthy/1.jpg`, `healthy/2.jpg`", "4", "-"] in rows(page)
     assert "No image." in page
     assert "Not images" not in page
+
+
+def test_a_data_sheet_says_if_rounding_decides() -> None:
+    sheet = drawn_runs.data_sheet("sample", 60)
+    sheet["duplicates"]["gap"]["undecided"] = [sheet["duplicates"]["gap"]["below"]]
+    page = flat(render("data.md", "sample", data=sheet))
+    assert "**rounding decides 1 of them**: choose a threshold in a gap" in page
+    assert "every processor links the same" not in page
 
 
 def test_splits_has_each_split_beside_the_papers_table(evidence: report.Evidence) -> None:
