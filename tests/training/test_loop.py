@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from recipes import recipe
+from trained import recipe
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torchvision.models import resnet34

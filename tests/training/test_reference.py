@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from recipes import recipe
+from trained import recipe
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet34
 from torchvision.transforms import InterpolationMode
