@@ -1,6 +1,6 @@
 """The ONNX file: the same answers as PyTorch, any number of images, and what it says of itself."""
 
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,72 +8,75 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torchvision.models import ResNet, resnet34
+from trained import model_folder, recipe
 
 from faces import export
 from faces.cli import InputError
 from faces.files import file_sha256
-from faces.params import load_params
-from faces.training.transforms import center, normalise
+from faces.training.inference import Classifier, load_run
 
-REPOSITORY = Path(__file__).parents[1]
-SIZE = 64
+# with the mirror image, and a cut in the middle: all that evaluation may do
+SMALL = recipe(
+    freeze="layer2",
+    precision="bf16",
+    transforms={"resize": 50, "crop": 64, "evaluation_crop": 72, "evaluation_flip": True},
+)
+SIZE = 72
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    torch.save(resnet34(num_classes=2).state_dict(), folder / "model.pt")
-    transforms = load_params(REPOSITORY / "params.yaml").transforms.model_dump() | {"resize": 50, "crop": SIZE}
-    (folder / "run.json").write_text(json.dumps({"transforms": transforms}))
-    return folder / "model.pt"
+    return model_folder(tmp_path_factory.mktemp("model"), SMALL)
 
 
 @pytest.fixture(scope="module")
-def exported(model: Path) -> Path:
-    target = model.parent / "out" / "model.onnx"
-    export.main(model, target)
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("out") / "new" / "model.onnx"
+    export.main(target, model)
     return target
 
 
 def test_parity_with_evaluation_for_any_number_of_images(model: Path, exported: Path) -> None:
-    params = load_params(REPOSITORY / "params.yaml").transforms.model_copy(update={"resize": SIZE, "crop": SIZE})
     session = onnxruntime.InferenceSession(exported.read_bytes(), providers=["CPUExecutionProvider"])
-    network = export.load_model(model)
+    trained = load_run(model)
+    evaluated = Classifier(trained.network, SMALL.model_copy(update={"precision": "fp32"}))
     for n in (1, 5):
         images = np.random.default_rng(n).integers(0, 256, (n, 3, SIZE, SIZE), dtype=np.uint8)
         (there,) = session.run(None, {"images": images})
         with torch.inference_mode():
-            here = network(center(torch.from_numpy(images), params)).softmax(dim=1)[:, 1].numpy()
+            here = evaluated(torch.from_numpy(images)).numpy()
         assert there.shape == (n,)
         assert there.dtype == np.float32
         assert np.abs(there - here).max() <= export.TOLERANCE
     assert 0.001 < here.min() < here.max() < 0.999  # saturated answers would agree whatever came before them
-
-
-def test_with_the_mirror_image_where_evaluation_takes_it(model: Path, tmp_path: Path) -> None:
-    facts = json.loads((model.parent / "run.json").read_text())
-    facts["transforms"] |= {"evaluation_flip": True, "evaluation_crop": 72}
-    (tmp_path / "run.json").write_text(json.dumps(facts))
-    (tmp_path / "model.pt").symlink_to(model)
-    export.main(tmp_path / "model.pt", tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession((tmp_path / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).integers(0, 256, (3, 3, 72, 72), dtype=np.uint8)
-    (there,) = session.run(None, {"images": images})
-    network = export.load_model(model)
+    transforms = SMALL.transforms.model_copy(update={"evaluation_flip": False})
+    one_view = Classifier(trained.network, SMALL.model_copy(update={"precision": "fp32", "transforms": transforms}))
     with torch.inference_mode():
-        pixels = [normalise(torch.from_numpy(view)) for view in (images, images[..., ::-1].copy())]
-        one, other = (network(view).softmax(dim=1)[:, 1].numpy() for view in pixels)
-    assert np.abs(there - (one + other) / 2).max() <= export.TOLERANCE
-    assert np.abs(one - other).max() > 10 * export.TOLERANCE  # it matters
+        assert np.abs(there - one_view(torch.from_numpy(images)).numpy()).max() > 10 * export.TOLERANCE  # it matters
+
+
+def test_prediction_in_the_precision_of_the_training_is_near(model: Path, exported: Path) -> None:
+    session = onnxruntime.InferenceSession(exported.read_bytes(), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(5).integers(0, 256, (5, 3, SIZE, SIZE), dtype=np.uint8)
+    (there,) = session.run(None, {"images": images})
+    with torch.inference_mode():
+        predicted = load_run(model).classifier(torch.device("cpu"))(torch.from_numpy(images)).numpy()
+    assert np.abs(there - predicted).max() < 0.05
 
 
 def test_what_the_file_says_of_itself(model: Path, exported: Path) -> None:
     props = {prop.key: prop.value for prop in onnx.load(exported).metadata_props}
-    assert props["model_sha256"] == file_sha256(model)
-    assert (props["resize"], props["crop"]) == ("50", str(SIZE))
-    assert "not a diagnostic" in props["notice"]
+    assert "not a diagnostic" in props.pop("notice")
+    assert props == {
+        "model_sha256": file_sha256(model / "model.pt"),
+        "source": "kaggle",
+        "resize": "50",
+        "crop": str(SIZE),
+        "threshold": "0.5",
+        "target_recall": "0.98",
+        "trained_precision": "bf16",
+        "precision": "fp32",
+    }
 
 
 def test_a_difference_is_refused_and_nothing_written(
@@ -81,23 +84,50 @@ def test_a_difference_is_refused_and_nothing_written(
 ) -> None:
     content = exported.read_bytes()
 
-    def other(network: ResNet, size: int, views: tuple[bool, ...]) -> onnx.ModelProto:
-        return onnx.load_model_from_string(content)
-
-    def off(network: ResNet, content: bytes, images: np.ndarray, views: tuple[bool, ...]) -> float:
+    def off(classifier: Classifier, content: bytes, images: np.ndarray) -> float:
         with torch.no_grad():
-            network.fc.bias[1] += 0.01
-        return true_difference(network, content, images, views)
+            classifier.tail.fc.bias[1] += 0.1
+        return true_difference(classifier, content, images)
 
     true_difference = export.difference
-    monkeypatch.setattr(export, "export", other)
+    monkeypatch.setattr(export, "export", lambda classifier: onnx.load_model_from_string(content))
     monkeypatch.setattr(export, "difference", off)
     with pytest.raises(InputError, match=r"differs by 0\.00"):
-        export.main(model, model.parent / "never.onnx")
-    assert not (model.parent / "never.onnx").exists()
+        export.main(exported.parent / "never.onnx", model)
+    assert not (exported.parent / "never.onnx").exists()
 
 
-def test_missing_record(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "model.pt").symlink_to(model)
-    with pytest.raises(InputError, match=r"run.json is needed beside the model"):
-        export.main(tmp_path / "model.pt", tmp_path / "model.onnx")
+def test_an_output_that_cannot_be_written_is_told_before_any_work(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    own = tmp_path / "own.onnx"
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "of somebody else", [], [])), own)
+    for out, says in {
+        tmp_path: "is a folder",
+        tmp_path / "notes.txt/model.onnx": "is not a folder",
+        tmp_path / "notes.txt": "not an earlier output of this command",
+        own: "not an earlier output of this command",
+    }.items():
+        with pytest.raises(InputError, match=says):
+            export.main(out, tmp_path / "no model")  # which would be told later
+    with pytest.raises(InputError, match="no model holds no trained model"):
+        export.main(exported, tmp_path / "no model")  # its own output may be replaced
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_link_is_written_through(
+    model: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = exported.read_bytes()
+    monkeypatch.setattr(export, "export", lambda classifier: onnx.load_model_from_string(content))
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "there.onnx")
+    export.main(tmp_path / "link.onnx", model)
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert not (tmp_path / "there.onnx").is_symlink()
+    export.main(Path("/dev/null"), model)
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_model_folder_without_a_record(model: Path, tmp_path: Path) -> None:
+    shutil.copy(model / "model.pt", tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"run\.json is missing"):
+        export.main(tmp_path / "model.onnx", tmp_path)

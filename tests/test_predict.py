@@ -3,66 +3,37 @@
 import csv
 import io
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import typer
-from drawn_runs import finished_run
-from torchvision.models import resnet34
+from trained import model_folder, recipe
 
 from faces import predict
 from faces.cli import InputError
 from faces.files import file_sha256
-from faces.images import decode as images
-from faces.params import Recipe, load_params
+from faces.images import decode
 from faces.source.sample import draw
-from faces.training.features import FrozenFeatures, Images
-from faces.training.loop import predict as evaluate
-from faces.training.model import Tail, load_model
+from faces.training.inference import BATCH, load_run
 
 REPOSITORY = Path(__file__).parents[1]
-RECIPE = {
-    "batch_size": 8,
-    "learning_rate": 0.001,
-    "freeze": "layer3",
-    "max_epochs": 1,
-    "patience": 1,
-    "weight_decay": 0.01,
-    "schedule": "constant",
-    "label_smoothing": 0.0,
-    "ema_decay": 0.0,
-    "precision": "bf16",
-}
+SMALL = recipe(freeze="layer3", transforms={"resize": 40, "crop": 48})
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a project with an untrained model that calls about half of the drawn faces Down syndrome."""
-    root = tmp_path_factory.mktemp("project with spaces")
+    """Return a folder with drawn faces and an untrained model that calls about half of them Down syndrome."""
+    root = tmp_path_factory.mktemp("folder with spaces")
     draw(root / "data", 8)
-    torch.manual_seed(0)
-    network = resnet34(num_classes=2)
-    (root / "models/active").mkdir(parents=True)
-    torch.save(network.state_dict(), root / "models/active/model.pt")
-    transforms = load_params(REPOSITORY / "params.yaml").transforms.model_dump() | {"resize": 40, "crop": 48}
-    facts = {
-        "run": "train",
-        "source": "kaggle",
-        "recipe": RECIPE,
-        "transforms": transforms,
-        "model_sha256": file_sha256(root / "models/active/model.pt"),
-    }
-    (root / "models/active/run.json").write_text(json.dumps(facts))
-    document = finished_run("trial2")[1].model_dump() | {"run": "active", "model_sha256": facts["model_sha256"]}
-    document["operating_point"]["threshold"] = 0.5
-    (root / "metrics").mkdir()
-    (root / "metrics/active.json").write_text(json.dumps(document))
-    (root / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+    model_folder(root / "model", SMALL)
     return root
 
 
@@ -75,10 +46,19 @@ def project(built: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(*paths: str, **options: Any) -> int:
     """Run the command and return its exit status."""
     try:
-        predict.main([Path(path) for path in paths], **options)
+        predict.main([Path(path) for path in paths], **{"model": Path("model"), **options})
     except typer.Exit as end:
         return end.exit_code
     return 0
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "faces.predict", *words]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return what a command needs that is run outside the repository."""
+    return {"PYTHONPATH": str(REPOSITORY), "LC_ALL": "C", "PATH": "", **more}
 
 
 def table(text: str) -> list[dict[str, str]]:
@@ -98,55 +78,78 @@ def test_folder_and_files_as_csv(project: Path, capsysbinary: pytest.CaptureFixt
         assert 0 <= float(row["probability"]) <= 1
         assert row["decision"] == ("down_syndrome" if float(row["probability"]) >= 0.5 else "healthy")
         assert row["error"] == ""
-        assert row["model_sha256"] == file_sha256(project / "models/active/model.pt")
+        assert row["threshold"] == "0.5"
+        assert row["model_sha256"] == file_sha256(project / "model/model.pt")
     assert b"not a diagnostic" in err
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_scores_are_evaluation_s_own(project: Path, mirrored: bool, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    facts = json.loads(Path("models/active/run.json").read_text())
-    own = {**facts, "transforms": {**facts["transforms"], "evaluation_flip": mirrored, "evaluation_crop": 56}}
-    Path("models/active/run.json").write_text(json.dumps(own))
-    try:
-        run("data/down_syndrome", batch_size=3)
-    finally:
-        Path("models/active/run.json").write_text(json.dumps(facts))
+def test_the_models_own_threshold_decides(project: Path, tmp_path: Path, capsysbinary: Any) -> None:
+    run("data/down_syndrome")
+    before = [float(row["probability"]) for row in table(capsysbinary.readouterr().out.decode())]
+    own = shutil.copytree(project / "model", tmp_path / "model")
+    threshold = json.loads((own / "threshold.json").read_text()) | {"value": sorted(before)[-2]}
+    (own / "threshold.json").write_text(json.dumps(threshold))
+    run("data/down_syndrome", model=own)
     rows = table(capsysbinary.readouterr().out.decode())
-    network = load_model(Path("models/active/model.pt"))
-    transforms = load_params().transforms.model_validate(own["transforms"])
-    recipe, device = Recipe.model_validate(RECIPE), torch.device("cpu")
-    frozen = FrozenFeatures(network, recipe, transforms, 0, device)
-    pixels = images.load(Path(), [row["path"] for row in rows], transforms.resize)
-    subset = Images(torch.from_numpy(pixels), torch.zeros(len(rows)), "key of this test")
-    tail = Tail(network, recipe.freeze, recipe.precision)
-    views = [
-        evaluate(tail, frozen.clean(subset, torch.arange(len(rows)), mirror), device).softmax(dim=1)[:, 1]
-        for mirror in ((False, True) if mirrored else (False,))
-    ]
-    y_score = torch.stack(views).mean(dim=0)
-    assert [float(row["probability"]) for row in rows] == pytest.approx(y_score.tolist(), abs=2e-3)  # bf16
-    assert np.ptp(y_score.numpy()) > 0.01
+    assert [float(row["probability"]) for row in rows] == before
+    assert [row["decision"] for row in rows].count("down_syndrome") == 2  # from the threshold on
+
+
+def test_scores_are_evaluations_own(project: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """To the last digit, though evaluation gives the network other batches."""
+    run("data/down_syndrome", "data/healthy/healty_1.jpg")
+    rows = table(capsysbinary.readouterr().out.decode())
+    pixels = decode.load(Path(), [row["path"] for row in rows][::-1], 40)
+    classifier = load_run(project / "model").classifier(torch.device("cpu"))
+    y_score = classifier.predict_proba(torch.from_numpy(pixels))[::-1]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(y_score.tolist(), abs=1e-9)
+    assert y_score.max() - y_score.min() > 0.01
 
 
 def test_unreadable_files_are_reported_and_the_others_done(
     project: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    status = run("data/healthy", "data/down_syndrome/Thumbs.db", "nowhere.jpg", format="json", batch_size=2)
+    status = run("data/healthy", "data/down_syndrome/Thumbs.db", "nowhere.jpg", format="jsonl")
     out, err = capsysbinary.readouterr()
-    document = json.loads(out)
-    errors = {Path(p["path"]).name: p["error"] for p in document["predictions"] if p["error"]}
+    rows = [json.loads(line) for line in out.splitlines()]
+    errors = {Path(row["path"]).name: row["error"] for row in rows if row["error"]}
     assert status == 1
     assert errors == {
         "healty_9.jpg": "truncated",
         "Thumbs.db": "not an image",
         "nowhere.jpg": "no such file or directory",
     }
-    for p in document["predictions"]:
-        assert (p["probability"] is None) == (p["decision"] is None) == (p["error"] is not None)
-    assert sum(p["error"] is None for p in document["predictions"]) == 8
+    for row in rows:
+        assert (row["probability"] is None) == (row["decision"] is None) == (row["error"] is not None)
+        assert row["threshold"] == 0.5
+    assert sum(row["error"] is None for row in rows) == 8
     assert b"3 of 11 could not be read" in err
-    assert "not a diagnostic" in document["notice"]
-    assert document["threshold"] == 0.5
+
+
+def test_an_image_larger_than_the_models_limit_is_an_unreadable_one(
+    project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    own = shutil.copytree(project / "model", tmp_path / "model")
+    threshold = json.loads((own / "threshold.json").read_text()) | {"max_pixels": 100}
+    (own / "threshold.json").write_text(json.dumps(threshold))
+    assert run("data/healthy/healty_1.jpg", model=own) == 1
+    (row,) = table(capsysbinary.readouterr().out.decode())
+    assert "more than 100 pixels" in row["error"]
+
+
+def test_what_a_folder_holds_beside_images_is_counted(
+    project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    shutil.copy("data/healthy/healty_1.jpg", folder / "a.jpg")
+    for name in ("IMG_1.HEIC", "IMG_2.HEIC", "b.jfif", "README"):
+        (folder / name).write_bytes(b"x")
+    (folder / "album").symlink_to(project / "data/healthy")
+    assert run(str(folder)) == 0
+    out, err = capsysbinary.readouterr()
+    assert [Path(row["path"]).name for row in table(out.decode())] == ["a.jpg"]
+    assert f"{folder}: 5 files are left out (.HEIC 2, .jfif 1, README 1, linked folder 1)" in err.decode()
 
 
 def test_output_file(project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -154,6 +157,44 @@ def test_output_file(project: Path, tmp_path: Path, capsysbinary: pytest.Capture
     assert run("data/down_syndrome/down_3.png", output=target) == 0
     assert capsysbinary.readouterr().out == b""
     assert [row["path"] for row in table(target.read_text())] == ["data/down_syndrome/down_3.png"]
+    assert run("data/healthy/healty_2.jpg", output=target) == 0  # its own output may be replaced
+    assert [row["path"] for row in table(target.read_text())] == ["data/healthy/healty_2.jpg"]
+    assert run("data/healthy/healty_2.jpg", output=target, format="jsonl") == 0
+    assert run("data/healthy/healty_3.jpg", output=target) == 0
+    assert [row["path"] for row in table(target.read_text())] == ["data/healthy/healty_3.jpg"]
+
+
+def test_a_link_and_a_device_are_written_through(
+    project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "there" / "scores.csv")
+    assert run("data/healthy/healty_1.jpg", output=tmp_path / "link.csv") == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len(table((tmp_path / "there/scores.csv").read_text())) == 1
+    assert run("data/healthy/healty_1.jpg", output=Path("/dev/null")) == 0
+    assert Path("/dev/null").is_char_device()
+
+
+def test_an_output_that_cannot_be_written_is_told_before_any_work(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "photo.jpg").write_bytes(Path("data/healthy/healty_1.jpg").read_bytes())
+    for output, says in {
+        tmp_path: "is a folder; name a file in it",
+        tmp_path / "file/scores.csv": "file is not a folder",
+        tmp_path / ("x" * 300): "File name too long",
+        tmp_path / "photo.jpg": "not an earlier output of this command; name another file",
+    }.items():
+        with pytest.raises(InputError, match=says) as error:
+            run("data", model=Path("nowhere"), output=output)  # the model would be told later
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "photo.jpg").read_bytes() == Path("data/healthy/healty_1.jpg").read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_without_permission(project: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="permission denied"):
+        run("data", output=tmp_path / "scores.csv")
 
 
 def test_odd_file_names(project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -166,51 +207,98 @@ def test_odd_file_names(project: Path, tmp_path: Path, capsysbinary: pytest.Capt
     rows = list(csv.DictReader(io.StringIO(capsysbinary.readouterr().out.decode(), newline="")))
     assert {Path(row["path"]).name for row in rows} == {*names[:2], "\\udcff.jpg"}
     assert len({row["probability"] for row in rows}) == 1
+    assert run(str(folder), format="jsonl") == 0
+    out = capsysbinary.readouterr().out
+    assert {Path(json.loads(line)["path"]).name for line in out.splitlines()} == set(names)
 
 
 def test_sample_model_says_that_it_means_nothing(
     project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    facts = json.loads(Path("models/active/run.json").read_text())
-    (tmp_path / "model.pt").symlink_to(project / "models/active/model.pt")
-    (tmp_path / "run.json").write_text(json.dumps(facts | {"source": "sample"}))
-    run("data/healthy/healty_1.jpg", model=tmp_path, metrics=Path("metrics/active.json"))
+    run("data/healthy/healty_1.jpg", model=model_folder(tmp_path / "model", SMALL, source="sample"))
     assert b"trained on drawn faces" in capsysbinary.readouterr().err
+
+
+def test_the_improved_run_is_the_default() -> None:
+    assert REPOSITORY / "models/runs/improved" == predict.MODEL
 
 
 def test_refusals(project: Path, tmp_path: Path) -> None:
     image = "data/healthy/healty_1.jpg"
     with pytest.raises(InputError, match="holds no images"):
-        run("models")
-    with pytest.raises(InputError, match=r"holds no trained model .*run `dvc repro`"):
+        run("model")
+    with pytest.raises(InputError, match=r"data holds no trained model: run\.json is missing"):
         run(image, model=Path("data"))
-    (tmp_path / "trial9").symlink_to(project / "models/active")
-    with pytest.raises(InputError, match=r"metrics/trials/trial9.json not found"):
-        run(image, model=tmp_path / "trial9")
-    document = json.loads(Path("metrics/active.json").read_text())
-    (tmp_path / "other.json").write_text(json.dumps(document | {"model_sha256": "0" * 64}))
-    with pytest.raises(InputError, match=r"other.json is about another model than models/active/model.pt"):
-        run(image, metrics=tmp_path / "other.json")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken/run.json").write_text("[]")
-    with pytest.raises(InputError, match="is not a run's record"):
-        run(image, model=tmp_path / "broken")
-    (tmp_path / "broken/run.json").write_text("{}")
-    with pytest.raises(InputError, match="lacks model_sha256, recipe, source, transforms"):
-        run(image, model=tmp_path / "broken")
-    facts = json.loads(Path("models/active/run.json").read_text())
-    del facts["recipe"]["precision"]
-    (tmp_path / "broken/run.json").write_text(json.dumps(facts))
-    with pytest.raises(InputError, match="is not a run's record"):
-        run(image, model=tmp_path / "broken")
+    with pytest.raises(InputError, match=r"nowhere holds no trained model"):
+        run(image, model=Path("nowhere"))
+    with pytest.raises(InputError, match=r"model\.pt is a file; the folder that holds model\.pt and run\.json"):
+        run(image, model=Path("model/model.pt"))
 
 
-def test_command_line(project: Path) -> None:
-    command = [sys.executable, "-m", "faces.predict", "data/healthy", "--batch-size", "4", "--format", "csv"]
-    done = subprocess.run(
-        command, env={"PYTHONPATH": str(REPOSITORY), "LC_ALL": "C", "PATH": ""}, capture_output=True, timeout=120
-    )
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("run.json", "[]", "run.json is not a run's record"),
+        ("run.json", "{}", "run.json is not a run's record"),
+        ("run.json", "not JSON", "run.json is not a run's record"),
+        ("run.json", {"recipe": {"batch_size": 8}}, "run.json is not a run's record"),
+        ("run.json", {"model_sha256": "0" * 64}, "run.json is about another model than"),
+        ("threshold.json", None, "threshold.json is missing: the model has not been evaluated"),
+        ("threshold.json", "[]", "threshold.json is not what the evaluation writes"),
+        ("threshold.json", {"value": 2}, "threshold.json is not what the evaluation writes"),
+        ("threshold.json", {"model_sha256": "0" * 64}, "threshold.json is about another model than"),
+    ],
+)
+def test_a_model_folder_that_does_not_fit_together(
+    project: Path, tmp_path: Path, file: str, content: str | dict[str, Any] | None, says: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (project / "model").iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / file).unlink()
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((project / "model" / file).read_text()) | content)
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(InputError, match=says) as error:
+        run("data/healthy/healty_1.jpg", model=folder)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_line_in_any_folder(project: Path, tmp_path: Path) -> None:
+    """Nothing of the repository is needed but the code: no params.yaml, no metrics, no PATH."""
+    words = (str(project / "data/healthy"), "--format", "csv", "--model", str(project / "model"))
+    done = subprocess.run(command(*words), env=environment(), cwd=tmp_path, capture_output=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert len(table(done.stdout.decode())) == 9
     assert b"not a diagnostic" in done.stderr
     assert b"Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_come_while_others_are_scored_and_an_interruption_says_how_many(project: Path, tmp_path: Path) -> None:
+    """The second batch waits for a pipe that nobody fills: what came before is all that there is."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(BATCH["cpu"] + 1):
+        shutil.copy("data/healthy/healty_1.jpg", folder / f"{i:03}.jpg")
+    last = sorted(folder.iterdir())[-1]
+    last.unlink()
+    os.mkfifo(last)
+    output = tmp_path / "scores.csv"
+    words = (*map(str, sorted(folder.iterdir())), "--output", str(output), "--model", str(project / "model"))
+    running = subprocess.Popen(command(*words), env=environment(), cwd=tmp_path, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (output.exists() and output.read_text().count("\n") == 17):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    with last.open("wb"):  # now the waiting thread can end
+        pass
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert f"interrupted: 16 of 17 images are scored, their rows are in {output}" in err.decode()
+    assert b"Traceback" not in err
+    assert len(table(output.read_text())) == 16

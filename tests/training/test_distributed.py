@@ -1,9 +1,12 @@
-"""Two processes that torchrun starts train the model that one process trains, on two machines and after kills, too."""
+"""Two processes train the model that one process trains, on two machines and after kills, too.
+
+A process that torchrun starts spends seconds on imports, as torchrun itself does. So it starts only the first two, and
+those that are killed; the others are started as it would, with the imports done.
+"""
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from forked import finish, start, start_together
 from pipeline import training_inputs
 
 from ci import demo
@@ -39,7 +43,7 @@ SMALL = demo.overlay(
         },
     },
 )
-TWO = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 OUTPUTS = ("model.pt", "history.csv", "run.json")
 
 
@@ -52,13 +56,26 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(project: Path, out: str, launcher: list[str], *options: str, run: str = "trial1") -> subprocess.Popen[str]:
-    outputs = ["--out", out, "--history", f"{out}/history.csv"]
+@pytest.fixture(scope="module")
+def one(project: Path) -> Path:
+    """Return the outputs of a single process."""
+    finish(start(project, "one"))
+    return project / "one"
+
+
+@pytest.fixture(scope="module")
+def two(project: Path) -> Path:
+    """Return the outputs of two processes that torchrun started."""
+    launched = torchrun(project, "two", "trial1")
+    said, _ = launched.communicate(timeout=300)
+    assert launched.returncode == 0, said[-4000:]
+    return project / "two"
+
+
+def torchrun(project: Path, out: str, run: str) -> subprocess.Popen[str]:
+    words = ["stages.train", run, "data", "split/seed1.csv", "--weights", "weights", "--out", out]
     return subprocess.Popen(
-        [
-            *(sys.executable, "-m", *launcher, "stages.train", run),
-            *("data", "split/seed1.csv", "--weights", "weights", *outputs, *options),
-        ],
+        [sys.executable, "-m", *TORCHRUN, *words, "--history", f"{out}/history.csv"],
         cwd=project,
         env={**os.environ, "FACES_CACHE": str(project / f"cache-{out}"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -67,72 +84,54 @@ def start(project: Path, out: str, launcher: list[str], *options: str, run: str 
     )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said[-4000:]
-    return said
-
-
-def train(project: Path, out: str, launcher: list[str], *options: str, run: str = "trial1") -> str:
-    return finish(start(project, out, launcher, *options, run=run))
+def train_by_two(project: Path, out: str, **options: str | Path) -> None:
+    finish(*start_together([project, project], out, local_ranks=[0, 1], **options))
 
 
 def results(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in OUTPUTS}
 
 
-def test_two_processes_train_the_model_of_one(project: Path) -> None:
+def test_two_processes_train_the_model_of_one(project: Path, one: Path, two: Path) -> None:
     """Batches of 13 and a last one of 4, shared by two: 7 and 6, 2 and 2.
 
     Without the exchange of gradients, or of the batch norms' statistics, these tolerances are missed by far.
     """
-    train(project, "one", [])
-    train(project, "two", TWO)
-    one, two = (pd.read_csv(project / out / "history.csv") for out in ("one", "two"))
-    assert len(one) == len(two) == 3
+    history = [pd.read_csv(folder / "history.csv") for folder in (one, two)]
+    assert len(history[0]) == len(history[1]) == 3
     for column in ("train_loss", "val_loss"):
-        np.testing.assert_allclose(two[column], one[column], rtol=1e-3)
-    assert one["train_loss"].iloc[-1] < 0.97 * one["train_loss"].iloc[0]  # something was learned
+        np.testing.assert_allclose(history[1][column], history[0][column], rtol=1e-3)
+    assert history[0]["train_loss"].iloc[-1] < 0.97 * history[0]["train_loss"].iloc[0]  # something was learned
 
-    states = [torch.load(project / out / "model.pt", weights_only=True) for out in ("one", "two")]
+    states = [torch.load(folder / "model.pt", weights_only=True) for folder in (one, two)]
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=1e-3, msg=lambda m, key=key: f"{key}: {m}")
-    start = torch.load(project / "weights/resnet34.pth", weights_only=True)["layer4.2.conv2.weight"]
-    step = (states[0]["layer4.2.conv2.weight"] - start).norm()
+    before = torch.load(project / "weights/resnet34.pth", weights_only=True)["layer4.2.conv2.weight"]
+    step = (states[0]["layer4.2.conv2.weight"] - before).norm()
     apart = (states[1]["layer4.2.conv2.weight"] - states[0]["layer4.2.conv2.weight"]).norm()
     assert apart < 0.1 * step
 
-    facts = [json.loads((project / out / "run.json").read_text(encoding="utf-8")) for out in ("one", "two")]
+    facts = [json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in (one, two)]
     assert [run["processes"] for run in facts] == [1, 2]
     assert all(facts[0][key] == facts[1][key] for key in ("recipe", "images", "n_train", "best_epoch"))
-    timing = json.loads((project / "two" / "timing.json").read_text(encoding="utf-8"))
+    timing = json.loads((two / "timing.json").read_text(encoding="utf-8"))
     assert timing["images_through_frozen_body"] == 3 * 30 + 10  # no image twice
 
 
-def test_two_machines_train_the_model_of_two_processes(project: Path, tmp_path: Path) -> None:
+def test_two_machines_train_the_model_of_two_processes(project: Path, two: Path, tmp_path: Path) -> None:
     """Each has a folder of its own, and the second one does not get the results."""
-    if not (project / "two" / "run.json").exists():
-        train(project, "two", TWO)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = ["--master-addr=127.0.0.1", f"--master-port={free.getsockname()[1]}"]
     machines = [tmp_path / "first", tmp_path / "second"]
     for folder in machines:
         shutil.copytree(project, folder, ignore=shutil.ignore_patterns("cache-*", "one", "two"))
-    launcher = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *address]
-    running = [
-        start(folder, "out", [*launcher, f"--node-rank={number}", "-m"]) for number, folder in enumerate(machines)
-    ]
-    for process in running:
-        finish(process)
-    assert results(machines[0] / "out") == results(project / "two")
+    finish(*start_together(machines, "out", local_ranks=[0, 0]))
+    assert results(machines[0] / "out") == results(two)
     assert not (machines[1] / "out").exists()
 
 
 def test_a_killed_process_changes_nothing(project: Path) -> None:
-    train(project, "whole", TWO, run="trial2")
-    launched = start(project, "killed", TWO, run="trial2")
+    train_by_two(project, "undisturbed", run="trial2")
+    launched = torchrun(project, "killed", "trial2")
     history, deadline = project / "killed" / "history.csv", time.monotonic() + 120
     while not (history.exists() and len(history.read_text(encoding="utf-8").splitlines()) > 2):
         assert launched.poll() is None
@@ -145,16 +144,17 @@ def test_a_killed_process_changes_nothing(project: Path) -> None:
     assert launched.returncode != 0
     assert not (project / "killed" / "run.json").exists()
     assert any((project / "cache-killed" / "checkpoints").glob("*.pt"))
-    train(project, "killed", TWO, run="trial2")
-    assert results(project / "killed") == results(project / "whole")
+    train_by_two(project, "killed", run="trial2")
+    assert results(project / "killed") == results(project / "undisturbed")
 
 
-def test_processes_reuse_a_finished_run(project: Path) -> None:
-    if not (project / "one" / "run.json").exists():
-        train(project, "one", [])
-    finished = project / "finished/trial1"
-    finished.parent.mkdir()
-    finished.symlink_to(project / "one")
-    said = train(project, "reused", TWO, "--finished", "finished")
-    assert said.count("taken from there") == 1
-    assert (project / "reused" / "model.pt").read_bytes() == (project / "one" / "model.pt").read_bytes()
+def test_processes_take_a_finished_run(project: Path, one: Path, tmp_path: Path) -> None:
+    """The first process alone decides: the second one's machine has no finished runs."""
+    finished = tmp_path / "finished"
+    finished.mkdir()
+    (finished / "trial1").symlink_to(one)
+    elsewhere = tmp_path / "second"
+    shutil.copytree(project, elsewhere, ignore=shutil.ignore_patterns("cache-*", "one", "two", "undisturbed", "killed"))
+    finish(*start_together([project, elsewhere], "taken", local_ranks=[0, 0], finished=finished))
+    assert (project / "taken.log").read_text(encoding="utf-8").count("taken from there") == 1
+    assert results(project / "taken") == results(one)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from recipes import recipe
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torchvision.models import resnet34
+from trained import recipe
 
 from faces.cli import InputError
 from faces.training import determinism, features, loop

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from recipes import recipe
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet34
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transform
+from trained import recipe
 
 from faces.images import decode as images
 from faces.source.sample import draw

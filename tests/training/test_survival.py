@@ -1,16 +1,14 @@
 """Training killed at random moments ends with the same bytes as training left alone."""
 
 import hashlib
-import multiprocessing
-import os
 import random
 import shutil
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from forked import finish, start
 from pipeline import training_inputs
 
 from ci import demo
@@ -22,39 +20,18 @@ PARAMS = demo.overlay(
     demo.every_run(freeze="layer4", max_epochs=12, patience=12, transforms={"resize": 32, "crop": 32}),
 )
 
-spawning = multiprocessing.get_context("forkserver")  # children start with the imports done: kills hit the work
-
-
-def train(project: Path) -> None:
-    os.chdir(project)
-    os.environ["FACES_CACHE"] = str(project / "cache")
-    sys.stdout = sys.stderr = (project / "log").open("a", encoding="utf-8")
-    from stages.train import main
-
-    main(
-        "trial1",
-        Path("data"),
-        Path("split/seed1.csv"),
-        weights=Path("weights"),
-        out=Path("out"),
-        history=Path("out/history.csv"),
-    )
-
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     training_inputs(root, PARAMS, per_class=10, train=7)
-    spawning.set_forkserver_preload(["torch", "pandas", "torchvision", "stages.train", "faces.training.loop", "tqdm"])
     return root
 
 
-def finish(project: Path) -> float:
+def train(project: Path) -> float:
+    """Train without a disturbance; return the seconds that it took."""
     started = time.monotonic()
-    process = spawning.Process(target=train, args=(project,))
-    process.start()
-    process.join(timeout=120)
-    assert process.exitcode == 0, (project / "log").read_text(encoding="utf-8")[-2000:]
+    finish(start(project, "out"))
     return time.monotonic() - started
 
 
@@ -63,33 +40,32 @@ def digests(project: Path) -> dict[str, str]:
 
 
 def forget(project: Path) -> None:
-    for name in ("out", "cache"):
+    for name in ("out", "cache-out"):
         shutil.rmtree(project / name, ignore_errors=True)
 
 
 def test_twenty_kills_change_nothing(project: Path) -> None:
-    finish(project)  # the first start pays for the imports
+    train(project)  # the first start pays for the imports
     expected = digests(project)
     forget(project)
-    seconds = finish(project)
+    seconds = train(project)
     assert digests(project) == expected
 
     forget(project)
     rng = random.Random(1)
     kills = runs = resumed = 0
     while kills < KILLS or runs == 0:
-        resumed += any((project / "cache" / "checkpoints").glob("*.pt"))
-        process = spawning.Process(target=train, args=(project,))
-        process.start()
+        resumed += any((project / "cache-out" / "checkpoints").glob("*.pt"))
+        process = start(project, "out")
         process.join(timeout=rng.uniform(0, seconds) if kills < KILLS else 120)
         if process.is_alive():
             process.kill()
             process.join()
             kills += 1
         else:
-            assert process.exitcode == 0, (project / "log").read_text(encoding="utf-8")[-2000:]
+            finish(process)
             assert digests(project) == expected
-            assert not any((project / "cache" / "checkpoints").glob("*.pt"))
+            assert not any((project / "cache-out" / "checkpoints").glob("*.pt"))
             runs += 1
             forget(project)
     assert resumed > 0, "no kill left a checkpoint to go on from"
@@ -97,13 +73,12 @@ def test_twenty_kills_change_nothing(project: Path) -> None:
 
 def test_a_checkpoint_is_not_taken_up_by_another_run(project: Path) -> None:
     forget(project)
-    finish(project)
+    train(project)
     expected = digests(project)
     forget(project)
-    process = spawning.Process(target=train, args=(project,))
-    process.start()
+    process = start(project, "out")
     deadline = time.monotonic() + 60
-    while not any((project / "cache" / "checkpoints").glob("*.pt")) and time.monotonic() < deadline:
+    while not any((project / "cache-out" / "checkpoints").glob("*.pt")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.join()
@@ -113,9 +88,9 @@ def test_a_checkpoint_is_not_taken_up_by_another_run(project: Path) -> None:
         params = yaml.safe_load(text)
         params["runs"]["trial1"]["seed"] = 2
         (project / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-        finish(project)
+        train(project)
         assert digests(project)["out/model.pt"] != expected["out/model.pt"]
     finally:
         (project / "params.yaml").write_text(text, encoding="utf-8")
-    finish(project)
+    train(project)
     assert digests(project) == expected

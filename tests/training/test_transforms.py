@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from recipes import recipe
 from scipy.stats import ks_2samp
 from torchvision.transforms import functional
 from torchvision.transforms.v2 import RandomResizedCrop
+from trained import recipe
 
 from faces.training import transforms
 
