@@ -112,9 +112,14 @@ def imported(file: str) -> set[str]:
 
 
 def imports(path: str) -> list[str]:
-    """Return the project's modules that a file names in its own import statements."""
+    """Return the project's modules that a file names in its own import statements, those for type checkers aside."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    unread = {inside for node in typing for inside in ast.walk(node)}
     names: list[str] = []
-    for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
+        if node in unread:
+            continue
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -124,12 +129,13 @@ def imports(path: str) -> list[str]:
 
 
 def parameters_read(file: str) -> set[str]:
-    """Return the sections of params.yaml that a stage's own file reads."""
-    return {
+    """Return the sections of params.yaml that a stage's own file reads; `compared` follows from `compare` and `runs`."""
+    sections = {
         node.attr
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("params", "load_params()")
     }
+    return sections - {"compared"} | ({"compare", "runs"} if "compared" in sections else set())
 
 
 _recorders: list[set[str]] = []  # an audit hook stays for ever; this says whom it tells
