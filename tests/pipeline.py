@@ -129,7 +129,7 @@ def imports(path: str) -> list[str]:
 
 
 def parameters_read(file: str) -> set[str]:
-    """Return the sections of params.yaml that a stage's own file reads; `compared` follows from `compare` and `runs`."""
+    """Return the sections of params.yaml that a stage's own file reads; `compared` is made of `compare` and `runs`."""
     sections = {
         node.attr
         for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
