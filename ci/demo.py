@@ -91,8 +91,9 @@ def prepare(target: Path, changes: dict[str, Any] = SAMPLE, git: bool = False) -
         _run(target, "git", "config", "user.name", "demo")
         _run(target, "git", "config", "user.email", "demo@localhost")
     else:
-        with (target / ".dvc/config").open("a", encoding="utf-8") as config:
-            config.write("[core]\n    no_scm = true\n")
+        config = target / ".dvc/config"
+        text = config.read_text(encoding="utf-8")
+        config.write_text(text.replace("[core]\n", "[core]\n    no_scm = true\n"), encoding="utf-8")
 
 
 def copy_repository(target: Path, source: Path = Path()) -> None:

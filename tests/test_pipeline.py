@@ -8,6 +8,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -141,6 +142,38 @@ def test_no_image_of_a_duplicate_group_is_on_two_sides(sample: Path) -> None:
     split = json.loads((sample / "metrics/splits/seed1.json").read_text(encoding="utf-8"))
     assert split["groups"]["of_several_images"] >= 2  # the planted exact and near duplicates
     assert split["groups"]["in_several_subsets"] == 0
+
+
+def test_dvc_status_names_each_stage_whose_module_has_changed(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo
+
+    used = {stage.name: imported(stage.file) - READ_ONLY_PARAMETERS for stage in SMALL_STAGES}
+    monkeypatch.chdir(sample)
+    with Repo(".") as repo:
+        own = {stage.addressing: stage for stage in repo.index.stages if stage.addressing in used}
+        assert own.keys() == used.keys()
+        code = {name: [dep for dep in stage.deps if dep.def_path.startswith(("faces/", "stages/"))]
+                for name, stage in own.items()}  # fmt: skip
+        for module in sorted(set().union(*used.values())):
+            with changed(Path(module)):
+                named = {name for name, deps in code.items() if any(dep.status() for dep in deps)}
+            assert {name for name, modules in used.items() if module in modules} <= named, module
+        assert not any(dep.status() for deps in code.values() for dep in deps)
+    with changed(Path("faces/training/loop.py")):
+        command = [sys.executable, "-m", "dvc", "status", "--json"]
+        said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert {name for name, modules in used.items() if "faces/training/loop.py" in modules} <= said.keys()
+    assert not said.keys() & {"plot", "report", "compare", "split@seed1", "download"}
+
+
+@contextlib.contextmanager
+def changed(path: Path) -> Iterator[None]:
+    before = path.read_bytes()
+    path.write_bytes(before + b"# changed\n")
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
 
 
 def unlisted(stage: Stage, reads: set[str], root: Path) -> list[str]:
