@@ -183,7 +183,8 @@ def unlisted(stage: Stage, reads: set[str], root: Path) -> list[str]:
         path for path in paths if not path.startswith(("..", ".cache", ".git")) and not path.endswith((".py", ".pyc"))
     }
     above = {str(parent) for listed in (*stage.deps, *stage.outs) for parent in Path(listed).parents}
-    return sorted(path for path in own - UNLISTED - above if not stage.lists(path))
+    # what is not there was opened below a folder's own handle, or written aside and renamed
+    return sorted(path for path in own - UNLISTED - above if (root / path).exists() and not stage.lists(path))
 
 
 def test_the_same_bytes_a_second_time_and_nothing_read_that_is_not_listed(
