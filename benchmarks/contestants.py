@@ -5,6 +5,7 @@ They import what they need before their clock starts. `_fit` is the plain loop o
 
 import contextlib
 import io
+import math
 import statistics
 import sys
 import time
@@ -16,8 +17,8 @@ from typing import Any
 
 from faces.images.decode import list_images
 from faces.naming import LABELS
-from faces.params import Recipe, Transforms, on_this_machine
 from faces.training import machine
+from faces.training.recipe import Recipe, on_this_machine
 
 SEED = 1
 TRAINED = ("layer4", "fc")  # the rest of the network is frozen
@@ -35,7 +36,6 @@ class Job:
     weights: Path
     cache: Path
     recipe: Recipe  # its precision concerns ours alone
-    transforms: Transforms
     workers: int
 
 
@@ -48,7 +48,9 @@ def ours(job: Job, rates: tuple[float, ...] = (1.0,)) -> Result:
     from faces.training.cache import fingerprint
     from faces.training.checkpoint import Checkpoint
     from faces.training.features import FrozenFeatures, load_subset
+    from faces.training.inference import Classifier
     from faces.training.model import Tail, build
+    from faces.training.state import TrainingState
 
     determinism.enable()
     device = _device()
@@ -63,20 +65,24 @@ def ours(job: Job, rates: tuple[float, ...] = (1.0,)) -> Result:
         ]
         table = pd.DataFrame(rows)
         train, validation = (
-            load_subset(job.folder, table, name, job.transforms.resize) for name in ("train", "validation")
+            load_subset(job.folder, table, name, job.recipe.transforms.resize) for name in ("train", "validation")
         )
         network = build(job.weights, SEED)
-        frozen = FrozenFeatures(network, recipe, job.transforms, SEED, device)
+        frozen = FrozenFeatures(network, recipe, SEED, device)
         tail = Tail(network, recipe.freeze, recipe.precision).to(device)
+        state = TrainingState(tail, recipe, batches=math.ceil(len(train.pixels) / recipe.batch_size))
         laps = _Laps(len(train.pixels))
         checkpoint = Checkpoint(fingerprint(recipe=recipe.model_dump(mode="json"), features=frozen.facts))
-        loop.fit(tail, frozen, train, validation, recipe, SEED, checkpoint, laps.report, laps.progress)
+        loop.fit(state, frozen, train, validation, recipe, SEED, checkpoint, laps.report, laps.progress)
         checkpoint.remove()
         trials.append((laps.laps, _now() - started))
 
+    classifier = Classifier(network, job.recipe).to(device)
     started = _now()
-    test = load_subset(job.folder, table, "test", job.transforms.resize)
-    loss, accuracy = loop.evaluate(tail, frozen.clean(test, torch.arange(len(test.pixels))), test.y_true, device)
+    test = load_subset(job.folder, table, "test", job.recipe.transforms.resize)
+    y_score = torch.from_numpy(classifier.predict_proba(test.pixels))
+    loss = torch.nn.functional.binary_cross_entropy(y_score, test.y_true.double()).item()
+    accuracy = ((y_score >= 0.5).long() == test.y_true).double().mean().item()
     evaluation = (len(test.pixels), _now() - started)
     return _result(job, network, trials, evaluation, loss, accuracy, job.recipe.precision)
 
@@ -112,7 +118,7 @@ def torchvision_loop(job: Job) -> Result:
     from faces.training.model import build
     from faces.training.transforms import IMAGENET_MEAN, IMAGENET_STD
 
-    device, t = _device(), job.transforms
+    device, t = _device(), job.recipe.transforms
     started = _now()
     end = [T.ToTensor(), T.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     resize = T.Resize((t.resize, t.resize))
@@ -151,7 +157,7 @@ def timm_loop(job: Job) -> Result:
 
     from faces.training.model import build
 
-    device, t = _device(), job.transforms
+    device, t = _device(), job.recipe.transforms
     started = _now()
 
     def load(subset: str) -> Any:
@@ -210,7 +216,7 @@ def fastai_learner(job: Job) -> Result:
         def after_train(self) -> None:
             self.laps.append((self.n, _now() - self.since))
 
-    t = job.transforms
+    t = job.recipe.transforms
     started = _now()
     dls = fv.ImageDataLoaders.from_folder(
         job.folder,
@@ -370,7 +376,7 @@ def matrix_rates(job: Job) -> Result:
             seconds.append(_now() - started)
         rates[name] = 2 * SIDE**3 / statistics.median(seconds[1:])
 
-    network, n, side = build(job.weights, SEED), 4, job.transforms.crop
+    network, n, side = build(job.weights, SEED), 4, job.recipe.transforms.crop
     body, tail = Body(network, job.recipe.freeze, "fp32"), Tail(network, job.recipe.freeze, "fp32")
     with FlopCounterMode(display=False) as of_body:
         features = body(torch.zeros(n, 3, side, side, dtype=torch.uint8))

@@ -7,6 +7,7 @@ that are mapped into memory: what counts is the memory that the system cannot ta
 anonymous memory, and its peak is printed.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -56,28 +57,22 @@ def measure(n: int) -> None:
     from torch import nn
     from torchvision.models import resnet34
 
-    from faces.params import Recipe, Transforms
+    from faces.params import load_params
     from faces.training import loop
     from faces.training.checkpoint import Checkpoint
     from faces.training.features import FrozenFeatures, load_subset
     from faces.training.model import Tail
+    from faces.training.recipe import ACTIVE, resolve
+    from faces.training.state import TrainingState
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         os.environ |= {"FACES_CACHE": str(root / "cache"), "FACES_CACHE_GB": "1000"}
         paths = draw(root / "data", n)
-        transforms = Transforms(resize=SIDE, crop=SIDE, scale=(0.08, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
-        values = {"batch_size": 256, "learning_rate": 0.001, "freeze": "layer4", "max_epochs": 1, "patience": 1}
-        recipe = Recipe.model_validate(
-            {
-                **values,
-                "weight_decay": 0.01,
-                "schedule": "constant",
-                "label_smoothing": 0.0,
-                "ema_decay": 0.0,
-                "precision": "fp32",
-            }
-        )
+        sizes = {"resize": SIDE, "crop": SIDE}
+        change = {"batch_size": 256, "freeze": "layer4", "max_epochs": 1, "patience": 1, "precision": "fp32"}
+        recipe = resolve(load_params(), ACTIVE).recipe
+        recipe = recipe.model_copy(update={**change, "transforms": recipe.transforms.model_copy(update=sizes)})
         network = resnet34(num_classes=2)
         before, peak, done = anonymous(), 0, threading.Event()
 
@@ -91,10 +86,11 @@ def measure(n: int) -> None:
         started = time.perf_counter()
         table = pd.DataFrame({"path": paths, "subset": "train", "y_true": [int("down" in path) for path in paths]})
         images = load_subset(root / "data", table, "train", SIDE)
-        frozen = FrozenFeatures(network, recipe, transforms, 1, torch.device("cpu"))
+        frozen = FrozenFeatures(network, recipe, 1, torch.device("cpu"))
         frozen.body.layers = nn.Sequential(nn.AvgPool2d(SIDE), nn.Conv2d(3, 512, 1))
         tail = Tail(network, recipe.freeze, recipe.precision)
-        loop.fit(tail, frozen, images, images, recipe, 1, Checkpoint("k"), lambda history: None, lambda n: None)
+        state = TrainingState(tail, recipe, batches=math.ceil(n / recipe.batch_size))
+        loop.fit(state, frozen, images, images, recipe, 1, Checkpoint("k"), lambda history: None, lambda n: None)
         seconds = time.perf_counter() - started
         done.set()
         watcher.join()

@@ -27,6 +27,7 @@ from faces.training import transforms
 from faces.training.features import CHUNK
 from faces.training.machine import hardware, versions
 from faces.training.model import DTYPES, Body, Tail
+from faces.training.recipe import ACTIVE, resolve
 
 SIDE = 2048  # of the square matrices
 REPEATS = 5
@@ -34,7 +35,7 @@ REPEATS = 5
 
 def main(precision: Literal["bf16", "fp32"] = "bf16", batch_size: int = 64) -> None:
     """Print milliseconds per image (median of the repetitions) and the share of the matrix rate, step by step."""
-    params = load_params().transforms
+    sizes = resolve(load_params(), ACTIVE).recipe.transforms
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = resnet34(num_classes=2)
     body = Body(network, "layer3", precision).to(device)
@@ -42,10 +43,10 @@ def main(precision: Literal["bf16", "fp32"] = "bf16", batch_size: int = 64) -> N
     optimizer = torch.optim.AdamW(tail.parameters(), lr=1e-4, fused=True)
     rng = np.random.default_rng(0)
     chunk = CHUNK[device.type]
-    noise = rng.integers(0, 256, (batch_size, params.resize, params.resize, 3), dtype=np.uint8)
+    noise = rng.integers(0, 256, (batch_size, sizes.resize, sizes.resize, 3), dtype=np.uint8)
     pixels = torch.from_numpy(noise).permute(0, 3, 1, 2)  # [N, 3, H, W]
-    boxes, flips = transforms.draw(batch_size, params, seed=0, epoch=1)
-    cropped = transforms.crop(pixels, boxes, flips, params.crop).to(device)
+    boxes, flips = transforms.draw(batch_size, sizes, seed=0, epoch=1)
+    cropped = transforms.crop(pixels, boxes, flips, sizes.crop).to(device)
     pieces = [slice(start, start + chunk) for start in range(0, batch_size, chunk)]
     drawn = [(pixels[piece], boxes[piece], flips[piece]) for piece in pieces]
     normalised = transforms.normalise(cropped).to(body.dtype)
@@ -65,8 +66,8 @@ def main(precision: Literal["bf16", "fp32"] = "bf16", batch_size: int = 64) -> N
         for path, picture in zip(paths, noise, strict=True):
             Image.fromarray(picture).save(Path(folder) / path)
         steps: dict[str, Callable[[], object]] = {
-            "decode and resize (once)": lambda: images.load(Path(folder), paths, params.resize),
-            "augment": lambda: [transforms.crop(*piece, params.crop) for piece in drawn],
+            "decode and resize (once)": lambda: images.load(Path(folder), paths, sizes.resize),
+            "augment": lambda: [transforms.crop(*piece, sizes.crop) for piece in drawn],
             "normalise": lambda: [transforms.normalise(piece).to(body.dtype) for piece in torch.split(cropped, chunk)],
             "frozen body": lambda: [body.layers(piece) for piece in torch.split(normalised, chunk)],
             "trained tail, forward": loss,

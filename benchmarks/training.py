@@ -41,7 +41,8 @@ from faces.files import write_json
 from faces.images import decode as files
 from faces.naming import LABELS
 from faces.params import load_params
-from faces.training import machine
+from faces.training import cache, machine
+from faces.training.recipe import ACTIVE, resolve
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # which all contestants read
 OURS = ("ours", "ours, three trials")
@@ -248,14 +249,14 @@ def main(
     change: dict[str, Any] = {"freeze": "layer3", "batch_size": batch_size, "max_epochs": epochs, "patience": epochs}
     if precision:
         change["precision"] = precision
-    recipe = params.validated_recipe("train").model_copy(update=change)
+    recipe = resolve(params, ACTIVE).recipe.model_copy(update=change)
     held_out = 2 * max(1, train_images // 8)  # validation, and as many test images
     counts = {"train": train_images, "validation": held_out, "test": held_out}
-    root = Path(os.environ.get("FACES_CACHE", ".cache"))  # on the disk that training itself would use
+    root = cache.root()  # on the disk that training itself would use
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix="benchmark.") as name:
         folder = Path(name).resolve()
-        job = Job(folder, weights.resolve(), folder / "cache", recipe, params.transforms, _cores())
+        job = Job(folder, weights.resolve(), folder / "cache", recipe, _cores())
         if str(weights) == "random":
             job = replace(job, weights=folder / "random.pth")
             in_process(random_weights, job, "random weights")

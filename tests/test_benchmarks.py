@@ -15,29 +15,25 @@ import pytest
 import torch
 import yaml
 from torchvision.models import resnet34
+from trained import recipe
 
 from benchmarks import contestants, training
 from benchmarks.contestants import CONTESTANTS, Job, Result
 from faces.cli import InputError
-from faces.params import Recipe, Transforms
 from faces.source import sample
 from faces.training.model import Body
 
 REPOSITORY = Path(__file__).parents[1]
 COUNTS = {"train": 8, "validation": 4, "test": 4}
-RECIPE = Recipe(
+RECIPE = recipe(
     batch_size=4,
     learning_rate=0.001,
     freeze="layer3",
     max_epochs=2,
     patience=2,
-    weight_decay=0.01,
-    schedule="constant",
-    label_smoothing=0.0,
-    ema_decay=0.0,
     precision="fp32",
+    transforms={"resize": 32, "crop": 40, "scale": (0.5, 1.0)},
 )
-SMALL = Transforms(resize=32, crop=40, scale=(0.5, 1.0), ratio=(0.75, 4 / 3), flip=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +47,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setenv("FACES_CACHE", str(tmp_path / "cache"))
     training.choose(drawn, tmp_path / "chosen", COUNTS)
-    job = Job(tmp_path / "chosen", tmp_path / "random.pth", tmp_path / "cache", RECIPE, SMALL, workers=0)
+    job = Job(tmp_path / "chosen", tmp_path / "random.pth", tmp_path / "cache", RECIPE, workers=0)
     contestants.random_weights(job)
     return job
 
@@ -209,7 +205,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, drawn: Path) -> Pat
         return {**measure(replace(job, workers=0)), "memory": 2e9, "anonymous": 1e9}
 
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    params["transforms"] |= {"resize": 32, "crop": 40}
+    params["train"]["transforms"] |= {"resize": 32, "crop": 40}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FACES_CACHE", str(tmp_path / "cache"))

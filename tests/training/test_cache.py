@@ -20,6 +20,18 @@ def fill(out: torch.Tensor) -> None:
     out.fill_(7)
 
 
+def test_the_cache_is_the_projects_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where DVC runs an experiment in a temporary copy; FACES_CACHE comes first."""
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    assert cache.folder("arrays") == tmp_path / "arrays"
+    monkeypatch.delenv("FACES_CACHE")
+    assert cache.folder("arrays") == tmp_path / "project/.cache/arrays"
+    monkeypatch.delenv("DVC_ROOT")
+    assert cache.folder("arrays").resolve() == tmp_path / "copy/.cache/arrays"
+
+
 def test_what_a_killed_run_left_half_filled_goes_after_a_day(arrays: Path) -> None:
     for name, age in ((".old.abc", cache.ORPHANED_AFTER + 60), (".young.abc", 60)):
         (arrays / name).write_bytes(b"half")
