@@ -59,7 +59,7 @@ show: install git  ## the experiments in 120 columns
 	dvc exp show --md --only-changed --drop '.*/|.*\.(py|yaml)$$|data$$|Created|State|Executor|recall|specificity|f1|n$$|epochs|val_.*'
 
 plots: install scm  ## every plot on one page, which opens without a network; its address is the last line
-	dvc plots show --out reports/dvc_plots
+	dvc plots show
 
 gate: install git  ## compare metrics with a revision or an experiment: make gate BASE=main
 	python -m ci.gate '$(or $(BASE),$(error which revision? make gate BASE=main))' --json .gate/gate.json --markdown .gate/gate.md

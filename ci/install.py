@@ -25,6 +25,7 @@ RECORD = ENVIRONMENT / ".installed"  # JSON: what was installed, and in which fo
 
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
 TORCH = re.compile(r"torch|torchvision")
+HASHED = ("--require-hashes", "--build-constraint", RUNTIME)  # what a package is built with is pinned, too
 CUDA = re.compile(r"triton|nvidia-.*|cuda-.*")  # what the CPU build does without
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # or a copy of it: TORCH_INDEX in the environment
 
@@ -58,12 +59,12 @@ def main(dev: bool, torch: str | None) -> None:
         uv("uninstall", *cuda)
     if torch == "cpu":
         rest = "".join(pins[name] for name in pins.keys() - cuda.keys())
-        uv("install", "--require-hashes", "--no-deps", "-r", "-", text=rest)
+        uv("install", *HASHED, "--no-deps", "-r", "-", text=rest)
         install_cpu_build([version(pins[name]) for name in ("torch", "torchvision")])
     else:
-        uv("install", "--require-hashes", "-r", RUNTIME)
+        uv("install", *HASHED, "-r", RUNTIME)
     if dev:
-        uv("install", "--require-hashes", "--no-deps", "-r", DEVELOPMENT)
+        uv("install", *HASHED, "--no-deps", "-r", DEVELOPMENT)
     complete()
     write_record(record | wanted)
 
