@@ -127,7 +127,7 @@ def test_every_result_of_the_sample_says_so(sample: Path) -> None:
 
 def test_the_page_leads_to_the_several_splits(sample: Path) -> None:
     page = (sample / "reports/index.html").read_text(encoding="utf-8")
-    link, section, heading = (page.index(text) for text in ('href="#splits"', 'id="splits"', "</code> on 2 splits"))
+    link, section, heading = (page.index(text) for text in ('href="#repeats"', 'id="repeats"', "improved on 2 splits"))
     assert link < section < heading
 
 
