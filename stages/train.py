@@ -171,6 +171,7 @@ def fit(
         "history": epochs,
         "device": device.type,
         "processes": processes,
+        "machine": machine.arithmetic(device.type, recipe.precision),
         "model_sha256": hashlib.sha256(model).hexdigest(),
     }
     timing = {

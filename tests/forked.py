@@ -54,7 +54,11 @@ def finish(*processes: BaseProcess) -> None:
 def _train(project: Path, out: str, run: str, finished: Path | None, environment: dict[str, str]) -> None:
     os.chdir(project)
     os.environ |= {"FACES_CACHE": str(project / f"cache-{out}"), **environment}
+    import torch
+
     from stages.train import main
+
+    torch.set_num_threads(1)
 
     with Path(f"{out}.log").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         main(

@@ -20,7 +20,7 @@ from torchvision.models import ResNet
 
 from faces.files import file_sha256
 from faces.images import decode
-from faces.training import cache, model, transforms
+from faces.training import cache, machine, model, transforms
 from faces.training.recipe import Recipe, evaluation_size
 
 # Images that go through the body at once, whatever the run's batch size. Few on a CPU: larger layers' outputs would be
@@ -74,13 +74,9 @@ class FrozenFeatures:
             "kind": "features",
             "weights": _sha256(self.body),
             "freeze": recipe.freeze,
-            "precision": recipe.precision,
             "transforms": recipe.transforms.model_dump(mode="json"),
-            "device": device.type,
+            "machine": machine.arithmetic(device.type, recipe.precision),
             "chunk": CHUNK[device.type],
-            "threads": torch.get_num_threads() if device.type == "cpu" else 0,
-            "torch": torch.__version__,
-            "pillow": pillow_version,
             "code": cache.code(decode, model, transforms),
         }
 

@@ -10,6 +10,7 @@ from pipeline import training_inputs
 
 from ci import demo
 from faces.cli import InputError
+from faces.training import machine
 from stages import evaluate, train
 
 PARAMS = demo.overlay(
@@ -81,6 +82,7 @@ def test_a_record_says_what_was_trained_on_what(project: Path) -> None:
     assert facts["recipe"] | {"precision": None} == {
         key: None if key == "precision" else params["train"][key] for key in facts["recipe"]
     }
+    assert facts["machine"] == machine.arithmetic("cpu", facts["recipe"]["precision"])
     assert [line["epoch"] for line in facts["history"]] == [1]
     assert facts["at_best"] == facts["at_stop"] == facts["history"][0]
     header, line = Path("plots/history/trial2.csv").read_text(encoding="utf-8").splitlines()
