@@ -184,7 +184,7 @@ def main(revision: Annotated[str, typer.Argument(help="the committed results")] 
         print(f"not compared with the committed results: {error}")
         sys.exit(2)
     for words in findings.machines:
-        print(f"another machine than the committed results': {words}")
+        print(f"made on another machine: {words}")
     print(findings.verdict())
     sys.exit(1 if findings.differs else 0 if findings.agrees else 2)
 

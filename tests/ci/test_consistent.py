@@ -61,7 +61,7 @@ def test_another_machine_like_another_seed(results: Path) -> None:
     sheet(results, distance=0.0295)  # the last digit
     status, said = run()
     assert status == 0
-    assert said[0].startswith("another machine than the committed results': processor: AMD EPYC")
+    assert said[0].startswith("made on another machine: processor: AMD EPYC")
     assert said[-1].startswith("consistent with the committed results: the same split; ")
     assert "differ as runs do: trial1 (smallest p = " in said[-1]
 

@@ -1,10 +1,10 @@
 """The audit: duplicates against slow oracles, and the stage on small folders of images made here."""
 
 import json
+import multiprocessing
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -28,7 +28,7 @@ from faces.pages.report import render
 from faces.source import sample
 from faces.training import machine
 from faces.training.embedding import embedder
-from stages import audit
+from stages import audit, split
 
 ROOT = Path(__file__).parents[2]
 OUTPUTS = ("images.csv", "data.json")
@@ -317,24 +317,25 @@ def test_the_page_has_the_sheets_numbers(tmp_path: Path, data: Path) -> None:
 
 # The same split on another processor
 
-AUDIT_AND_SPLIT = """
-import sys
-from pathlib import Path
-import numpy as np
-from faces.images import decode
-from faces.training.embedding import embedder
-from stages import audit, split
-data, weights, out = (Path(argument) for argument in sys.argv[1:])
-audit.main(data, weights, out / "images.csv", out / "data.json")
-split.main("seed1", out / "images.csv", out / "split.csv", out / "split.json")
-np.save(out / "features.npy", embedder(weights)(decode.load(data, decode.list_images(data)[:10], 64)))
-"""
 PROCESSORS = {  # the instruction sets that oneDNN and torch may use at most, and threads
     "AVX512_CORE_BF16": ({}, 1),
     "AVX512_CORE": ({}, 1),
     "AVX2": ({"ATEN_CPU_CAPABILITY": "avx2"}, 2),
     "SSE41": ({"ATEN_CPU_CAPABILITY": "default"}, 1),
 }
+
+
+def audit_and_split(root: Path, name: str, limits: dict[str, str], threads: int) -> None:
+    """Run both stages in `root` with a processor's limits, which torch and oneDNN read when they first compute."""
+    os.chdir(root)
+    os.environ |= {"ONEDNN_MAX_CPU_ISA": name, **limits}
+    torch.set_num_threads(threads)
+    out = root / name
+    audit.main(root / "data", root / "weights.pth", out / "images.csv", out / "data.json")
+    split.main("seed1", out / "images.csv", out / "split.csv", out / "split.json")
+    some = load(root / "data", list_images(root / "data")[:10], 64)
+    np.save(out / "features.npy", embedder(root / "weights.pth")(some))
+    (out / "isa.json").write_text(json.dumps(machine.isa()))
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these instruction sets are x86's")
@@ -347,22 +348,19 @@ def test_the_split_is_the_same_whatever_the_processor(tmp_path: Path) -> None:
     params["data"]["source"] = "sample"
     params["audit"] |= {"feature_size": 64, "max_unreadable": 1, "feature_distance": threshold_in_a_gap(tmp_path)}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+
     here = machine.isa()["onednn"]
     runs = {here: ({}, 2)} | {name: run for name, run in PROCESSORS.items() if name != here}
+    context = multiprocessing.get_context("forkserver")  # starts with the imports done, and nothing computed yet
+    context.set_forkserver_preload(["stages.audit", "stages.split", "faces.training.embedding"])
     for name, (limits, threads) in runs.items():
-        done = subprocess.run(
-            [sys.executable, "-c", AUDIT_AND_SPLIT, tmp_path / "data", tmp_path / "weights.pth", tmp_path / name],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                **{"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "ONEDNN_MAX_CPU_ISA": name},
-                **limits,
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
+        process = context.Process(target=audit_and_split, args=(tmp_path, name, limits, threads))
+        process.start()
+        process.join(timeout=300)
+        assert process.exitcode == 0, name
+        isa = json.loads((tmp_path / name / "isa.json").read_text())
+        assert isa["torch"] == limits.get("ATEN_CPU_CAPABILITY", machine.isa()["torch"]).upper()
+
     first = tmp_path / here
     sheet = json.loads((first / "data.json").read_text())["duplicates"]
     assert sheet["pairs"]["near_by_features"] >= 3
