@@ -259,12 +259,12 @@ def installed(index: Index, environment: dict[str, str], tmp_path_factory: pytes
         index.add("pypi", "torchvision", "0.2", {"torchvision.py": b""}, "torch"),
         index.add("pypi", "triton", "1.0", {"triton.py": b""}),
         index.add("pypi", "uv", uv.version, files),
-        index.add("pypi", "vl-convert-python", "1.0", {"vl_convert.py": b"def javascript_bundle(): return 'vega'\n"}),
     ]
     (root / "requirements.txt").write_text("".join(pins), encoding="utf-8")
     (root / "requirements-dev.txt").write_text(index.add("pypi", "pytest", "1.0", {"pytest.py": b""}), encoding="utf-8")
     index.add("cpu", "torch", "2.0+cpu", {"torch.py": b"build = 'cpu'\n"})
     index.add("cpu", "torchvision", "0.2+cpu", {"torchvision.py": b""}, "torch==2.0")
+    (root / "ci/vega.py").write_text("open('.venv/vega.js', 'w').close()\n", encoding="utf-8")
     done = make(root, "install", **environment)
     assert done.returncode == 0, done.stdout
     return root
@@ -287,7 +287,7 @@ def test_only_dot_venv_is_written(installed: Path, index: Index) -> None:
     assert not (index.root / "another").exists()
     assert {"torch-2.0", "nvidia_cublas-1.0", "triton-1.0", "pip-99.0", "dvc-1.0"} <= packages(installed)
     assert not any(name.startswith("pytest") for name in packages(installed))
-    assert (installed / ".venv/vega.js").read_text() == "vega\n"
+    assert (installed / ".venv/vega.js").exists()
 
 
 def test_an_install_that_is_there_needs_no_network(installed: Path, index: Index, environment: dict[str, str]) -> None:
