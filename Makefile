@@ -12,8 +12,8 @@ PIN := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --gene
 # Not every shell expands the ~ of NAME=~/file
 home = case "$$$(1)" in "~/"*) $(1)="$$HOME/$${$(1)\#??}";; esac
 
-.PHONY: help install develop demo repro trials sweep show plots gate freshness readme test test-slow soak benchmark \
-	check requirements clean python git scm
+.PHONY: help install develop demo repro trials sweep show plots gate comment freshness readme test test-slow soak \
+	benchmark check requirements clean python git scm
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -41,6 +41,7 @@ repro: install scm  ## the whole pipeline on the real images; ARCHIVE=kaggle.zip
 	$(if $(ARCHIVE),@$(call home,ARCHIVE); python -m faces.source.kaggle_dataset "$$ARCHIVE")
 	$(if $(WEIGHTS),@$(call home,WEIGHTS); mkdir -p downloads && cp -f "$$WEIGHTS" downloads/weights.pth)
 	dvc repro
+	@if git rev-parse --quiet --verify HEAD > /dev/null 2>&1; then python -m ci.consistent; fi
 
 trials: install git  ## run the paper's three trials as named experiments, in place of earlier ones, and compare them
 	@for name in $(TRIALS); do dvc exp remove $$name > /dev/null 2>&1 || true; done
@@ -63,6 +64,9 @@ plots: install scm  ## every plot on one page, which opens without a network; it
 
 gate: install git  ## compare metrics with a revision or an experiment: make gate BASE=main
 	python -m ci.gate '$(or $(BASE),$(error which revision? make gate BASE=main))' --json .gate/gate.json --markdown .gate/gate.md
+
+comment: install git  ## what a pull request is told: the gate's table and the curves, in .gate; make comment BASE=main
+	python -m ci.comment '$(or $(BASE),$(error which revision? make comment BASE=main))' .gate/gate.md .gate
 
 freshness: install git  ## does dvc.lock match the code and the parameters?
 	python -m ci.freshness
@@ -101,5 +105,5 @@ clean:  ## remove what can be made again without a download: the demo, the cache
 	! test -e .demo/.made-by-the-demo || rm -r .demo
 	! test -e .soak/original/.made-by-the-demo || rm -r .soak
 	rm -rf .cache/arrays .cache/checkpoints .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f .gate/gate.json .gate/gate.md
+	rm -rf .gate/gate.json .gate/gate.md .gate/comment.md .gate/curves
 	@rmdir .cache .gate 2> /dev/null || true  # unless something else lies there

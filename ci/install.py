@@ -20,12 +20,11 @@ ENVIRONMENT = Path(".venv")
 PYTHON = ENVIRONMENT / "bin/python"
 UV = ENVIRONMENT / "bin/uv"
 MADE = ENVIRONMENT / ".made"  # by this command, which may therefore make it anew
-VEGA = ENVIRONMENT / "vega.js"  # read by the page that .dvc/plots/page.html is the template of
 RECORD = ENVIRONMENT / ".installed"  # JSON: what was installed, and in which folder
 
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
-TORCH = re.compile(r"torch|torchvision")
 HASHED = ("--require-hashes", "--build-constraint", RUNTIME)  # what a package is built with is pinned, too
+TORCH = re.compile(r"torch|torchvision")
 CUDA = re.compile(r"triton|nvidia-.*|cuda-.*")  # what the CPU build does without
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # or a copy of it: TORCH_INDEX in the environment
 
@@ -46,7 +45,7 @@ def main(dev: bool, torch: str | None) -> None:
     before = record.get("torch", "default")
     torch = torch or before
     wanted = {"folder": str(Path.cwd()), "torch": torch}
-    for file in (RUNTIME, DEVELOPMENT) if dev else (RUNTIME,):
+    for file in [RUNTIME, *([DEVELOPMENT] if dev else []), "ci/install.py", "ci/vega.py"]:
         wanted[file] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     if wanted.items() <= record.items() and works(PYTHON):
         return
@@ -112,7 +111,7 @@ def complete() -> None:
     """Write what DVC finds in `.venv` beside the packages: the stages' Python, and the JavaScript of its plots."""
     folder = output(PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     Path(folder, "find_python.pth").write_text(FIND_PYTHON, encoding="utf-8")
-    VEGA.write_text(output(PYTHON, "-c", "import vl_convert; print(vl_convert.javascript_bundle())"), encoding="utf-8")
+    run(PYTHON, "-m", "ci.vega")
 
 
 def announce(torch: str) -> None:

@@ -85,19 +85,7 @@ def test_hooks_run_what_make_check_runs() -> None:
     assert [hook["entry"] for hook in local["hooks"]] == [f".venv/bin/{command}" for command in checks]
 
 
-# The Makefile, with commands that only say how they were called
-
-
-@pytest.fixture
-def recorded(tmp_path: Path) -> Path:
-    """Return a folder with the Makefile, whose `python` and `dvc` write their arguments to `calls`."""
-    shutil.copy(REPOSITORY / "Makefile", tmp_path)
-    commands = tmp_path / ".venv/bin"
-    commands.mkdir(parents=True)
-    for name in ("python", "python3", "dvc"):
-        (commands / name).write_text(f'#!/bin/sh\nprintf "%s\\n" {name} "$@" >> {tmp_path}/calls\n')
-        (commands / name).chmod(0o755)
-    return tmp_path
+# The install
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -110,63 +98,6 @@ def make(folder: Path, *arguments: str, **environment: str) -> "subprocess.Compl
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def test_help_lists_every_target(recorded: Path) -> None:
-    (phony,) = re.findall(r"^\.PHONY: ((?:\\\n|.)*)$", MAKEFILE, re.MULTILINE)
-    targets = re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE)
-    assert sorted(phony.replace("\\", "").split()) == sorted(targets)
-    helped = [line.split()[0] for line in make(recorded).stdout.splitlines()]
-    assert helped == [target for target in targets if target not in ("python", "git", "scm")]  # of use to others only
-
-
-@pytest.mark.parametrize("shell", ["bash", "dash", "zsh"])
-def test_files_of_a_home_folder_from_every_shell(recorded: Path, shell: str) -> None:
-    if not shutil.which(shell):
-        pytest.skip(f"no {shell} here")
-    home = recorded / "home of O'Neil"
-    home.mkdir()
-    (home / "my weights.pth").write_bytes(b"weights")
-    (home / "my weights.pth").chmod(0o444)
-    command = "make repro ARCHIVE=~/'my archive.zip' WEIGHTS=~/'my weights.pth'"
-    for _ in range(2):
-        environment = {**os.environ, "HOME": str(home)}
-        subprocess.run([shell, "-c", command], cwd=recorded, env=environment, check=True, capture_output=True)
-        assert (recorded / "downloads/weights.pth").read_bytes() == b"weights"
-    calls = (recorded / "calls").read_text(encoding="utf-8").split("\n")
-    assert calls[calls.index("faces.source.kaggle_dataset") + 1] == f"{home}/my archive.zip"
-    assert calls[-3:-1] == ["dvc", "repro"]
-
-
-def test_without_git(recorded: Path) -> None:
-    """A folder from a ZIP archive can be reproduced; what compares revisions says in Git's words why it cannot."""
-    assert make(recorded, "repro").returncode == 0
-    assert (recorded / "calls").read_text(encoding="utf-8").split("\n")[-7:-1] == (
-        ["config", "--local", "core.no_scm", "true", "dvc", "repro"]
-    )
-    for target in ("trials", "sweep", "show", "gate", "freshness"):
-        done = make(recorded, target, "BASE=main", GIT_CEILING_DIRECTORIES=str(recorded.parent))
-        assert done.returncode == 2
-        assert "fatal: not a git repository" in done.stdout
-        assert "Traceback" not in done.stdout
-
-
-def test_clean_removes_what_was_made_and_nothing_else(recorded: Path) -> None:
-    mine = [".demo/notes.txt", ".soak/notes.txt", ".cache/notes.txt", ".gate/notes.txt"]
-    made = [".cache/arrays/1.bin", ".gate/gate.json", ".mypy_cache/x"]
-    for name in (*mine, *made):
-        (recorded / name).parent.mkdir(parents=True, exist_ok=True)
-        (recorded / name).touch()
-    assert make(recorded, "clean").returncode == 0
-    assert [name for name in (*mine, *made) if (recorded / name).exists()] == mine
-    (recorded / ".demo/.made-by-the-demo").touch()
-    (recorded / ".cache/notes.txt").unlink()
-    assert make(recorded, "clean").returncode == 0
-    assert not (recorded / ".demo").exists()
-    assert not (recorded / ".cache").exists()
-
-
-# The install
 
 
 class Index(http.server.ThreadingHTTPServer):
@@ -259,12 +190,12 @@ def installed(index: Index, environment: dict[str, str], tmp_path_factory: pytes
         index.add("pypi", "torchvision", "0.2", {"torchvision.py": b""}, "torch"),
         index.add("pypi", "triton", "1.0", {"triton.py": b""}),
         index.add("pypi", "uv", uv.version, files),
-        index.add("pypi", "vl-convert-python", "1.0", {"vl_convert.py": b"def javascript_bundle(): return 'vega'\n"}),
     ]
     (root / "requirements.txt").write_text("".join(pins), encoding="utf-8")
     (root / "requirements-dev.txt").write_text(index.add("pypi", "pytest", "1.0", {"pytest.py": b""}), encoding="utf-8")
     index.add("cpu", "torch", "2.0+cpu", {"torch.py": b"build = 'cpu'\n"})
     index.add("cpu", "torchvision", "0.2+cpu", {"torchvision.py": b""}, "torch==2.0")
+    (root / "ci/vega.py").write_text("open('.venv/vega.js', 'w').close()\n", encoding="utf-8")
     done = make(root, "install", **environment)
     assert done.returncode == 0, done.stdout
     return root
@@ -287,7 +218,7 @@ def test_only_dot_venv_is_written(installed: Path, index: Index) -> None:
     assert not (index.root / "another").exists()
     assert {"torch-2.0", "nvidia_cublas-1.0", "triton-1.0", "pip-99.0", "dvc-1.0"} <= packages(installed)
     assert not any(name.startswith("pytest") for name in packages(installed))
-    assert (installed / ".venv/vega.js").read_text() == "vega\n"
+    assert (installed / ".venv/vega.js").exists()
 
 
 def test_an_install_that_is_there_needs_no_network(installed: Path, index: Index, environment: dict[str, str]) -> None:

@@ -47,11 +47,9 @@ def test_actions_are_pinned_by_commit() -> None:
     uses = re.findall(r"uses: (.*)", text)
     assert len(uses) == sum("uses" in step for _, step in STEPS) > 0
     for line in uses:
-        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
-    versions = {line.split("@")[0]: set() for line in uses}
-    for line in uses:
-        versions[line.split("@")[0]].add(line)
-    assert all(len(pins) == 1 for pins in versions.values())
+        assert re.fullmatch(r"actions/[a-z/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+    versions = {(line.split("/")[1].split("@")[0], line.split("@")[1]) for line in uses}
+    assert len(versions) == len({repository for repository, _ in versions})
 
 
 def test_permissions_are_the_least() -> None:
@@ -93,17 +91,40 @@ def test_artifacts_are_what_the_targets_write() -> None:
             assert step["with"]["include-hidden-files"] is True  # both folders are
             paths[step["with"]["name"]] = step["with"]["path"].split()
     makefile = (REPOSITORY / "Makefile").read_text()
-    (written,) = re.findall(r"--markdown (\S+)", makefile)
+    (gate,) = re.findall(r"--markdown (\S+)", makefile)
+    ((table, written),) = re.findall(r"ci\.comment .* (\S+) (\S+)$", makefile, re.MULTILINE)
+    assert table == gate
+    assert paths["gate"] == [written]
     (posted,) = re.findall(r"--body-file (\S+)", JOBS["ci/comment"]["steps"][-1]["run"])
-    assert paths["gate"] == [str(Path(written).parent)]
-    assert posted == Path(written).name
+    assert f'"{posted}"' in (REPOSITORY / "ci/comment.py").read_text()
 
     (demo,) = re.findall(r"ci\.demo (\S+)", makefile)
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"].values()
     outs = [next(iter(out)) if isinstance(out, dict) else out for s in stages for out in s.get("do", s)["outs"]]
-    for path in paths["demo"]:
+    for path in paths["demo-${{ matrix.machine }}"]:
         inside = Path(path).relative_to(demo)
         assert any(Path(out).is_relative_to(inside) for out in outs), path
+
+
+def test_every_job_takes_the_environment_that_the_tests_keep() -> None:
+    """It is made for this Python and these requirements, once per job, with the CPU build; only the tests write it."""
+    assert load(REPOSITORY / ".github/workflows/ci.yml")["env"] == {"TORCH": "cpu"}
+    keys = set()
+    for name, job in JOBS.items():
+        steps = [step.get("uses", step.get("run", "")) for step in job["steps"]]
+        makes = [i for i, step in enumerate(steps) if step.startswith("make ")]
+        caches = [i for i, step in enumerate(steps) if step.startswith("actions/cache")]
+        assert len(caches) == bool(makes), name
+        for i in caches:
+            assert steps[i].startswith("actions/cache@") == (name == "ci/test")
+            assert steps[i - 1].startswith("actions/setup-python@")
+            assert i < makes[0]
+            assert job["steps"][i - 1]["id"] == "python"
+            assert job["steps"][i]["with"]["path"] == ".venv"
+            keys.add(job["steps"][i]["with"]["key"])
+    (key,) = keys
+    for part in ("runner.os", "runner.arch", "steps.python.outputs.python-version", "hashFiles('requirements*.txt')"):
+        assert part in key
 
 
 def test_supported_pythons_are_tested() -> None:
