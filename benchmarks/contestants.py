@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faces.images.decode import list_images
 from faces.naming import LABELS
+from faces.source.listing import list_classes
 from faces.training import machine
 from faces.training.recipe import Recipe, on_this_machine
 
@@ -61,7 +61,7 @@ def ours(job: Job, rates: tuple[float, ...] = (1.0,)) -> Result:
         rows = [
             {"path": f"{subset}/{path}", "subset": subset, "y_true": LABELS.index(path.split("/")[0])}
             for subset in ("train", "validation", "test")
-            for path in list_images(job.folder / subset)
+            for path in list_classes(job.folder / subset).images
         ]
         table = pd.DataFrame(rows)
         train, validation = (

@@ -41,6 +41,7 @@ from faces.files import write_json
 from faces.images import decode as files
 from faces.naming import LABELS
 from faces.params import load_params
+from faces.source.listing import list_classes
 from faces.training import cache, machine
 from faces.training.recipe import ACTIVE, resolve
 
@@ -198,7 +199,7 @@ def choose(source: Path, folder: Path, counts: dict[str, int]) -> None:
 
     Errors: InputError if there are too few.
     """
-    listed = files.list_images(source)
+    listed = list_classes(source).images
     for y_true, label in enumerate(LABELS):
         paths = [path for path in listed if path.startswith(f"{label}/") and path.lower().endswith(SUFFIXES)]
         order = iter(np.random.default_rng([SEED, y_true]).permutation(paths))

@@ -84,7 +84,9 @@ def prepare(target: Path, changes: dict[str, Any] = SAMPLE, git: bool = False) -
     params = overlay(yaml.safe_load(path.read_text(encoding="utf-8")), changes)
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     # the import's recorded hashes are those of the real images
-    (target / "data.dvc").write_text("deps:\n- path: downloads/images\nouts:\n- path: data\n", encoding="utf-8")
+    (target / "data.dvc").write_text(
+        "deps:\n- path: downloads/images\nouts:\n- path: data\n  persist: true\n", encoding="utf-8"
+    )
     (target / MARK).touch()
     if git:
         _run(target, "git", "init", "--quiet")

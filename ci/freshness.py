@@ -4,6 +4,7 @@
 
 `dvc status` is asked in a fresh clone that has neither data nor cache, so it takes no GPU and no download. A file that
 only the cache holds is absent there, which says nothing; what is recorded of it must agree from stage to stage.
+Images of one's own (data.source) are looked at where they are.
 Exit status: 0 it does, 1 something is behind (each stage is named, with a reason), 2 DVC or Git could not say.
 """
 
@@ -18,6 +19,8 @@ from typing import Any, NoReturn
 import yaml
 
 DVC = (sys.executable, "-m", "dvc")
+OWN = Path("downloads/source")  # the link to one's own images, which the stage source makes in each copy
+MADE_IN_EACH_COPY = (str(OWN), f"{OWN}.txt")
 
 Hashes = dict[str, str | None]  # path -> recorded hash
 
@@ -28,6 +31,9 @@ def behind(revision: str) -> dict[str, list[str]]:
         commit = _run("git", "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").strip()
         _run("git", "clone", "--quiet", "--no-checkout", os.curdir, clone)
         _run("git", "-C", clone, "checkout", "--quiet", "--detach", commit)
+        if OWN.is_symlink():
+            Path(clone, OWN).parent.mkdir()
+            Path(clone, OWN).symlink_to(OWN.readlink())
         names = _run(*DVC, "stage", "list", "--all", "--name-only", cwd=clone).split()
         status = json.loads(_run(*DVC, "status", "--json", cwd=clone))
         lock = _yaml(Path(clone, "dvc.lock")).get("stages", {})
@@ -61,7 +67,9 @@ def _of_change(change: str | dict[str, Any], written: set[str]) -> list[str]:
     for path, what in ((path, what) for entries in change.values() for path, what in entries.items()):
         if isinstance(what, dict):
             found += [f"{path}: {key} is {state}" for key, state in what.items()]
-        elif what != "not in cache" and not (what == "deleted" and "changed deps" in change and _among(path, written)):
+        elif what == "deleted" and (path in MADE_IN_EACH_COPY or ("changed deps" in change and _among(path, written))):
+            pass
+        elif what != "not in cache":
             found.append(f"{path} is {what}")
     return found
 

@@ -74,7 +74,7 @@ class Shares(Section):
 class Split(Section):
     """One way to divide the images."""
 
-    scheme: Literal["stratified", "paper"]
+    scheme: Literal["stratified", "paper", "folders"]
     seed: Seed
 
 

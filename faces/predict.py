@@ -15,7 +15,6 @@ import io
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -29,7 +28,8 @@ from numpy.typing import NDArray
 
 from faces.cli import InputError, run
 from faces.files import check_output
-from faces.naming import LABELS, SUFFIXES, like_image
+from faces.naming import LABELS
+from faces.source.listing import SUFFIXES, list_folder, summary
 
 MODEL = Path(__file__).parents[1] / "models/runs/improved"
 NOTICE = (
@@ -110,15 +110,13 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)  # if it is missing, that is its own error
             continue
-        inside = sorted(p for p in path.rglob("*") if not p.is_dir() or p.is_symlink())
-        images = [p for p in inside if like_image(p.name) and p.is_file()]
-        if not images:
-            raise InputError(f"{path} holds no images; their names end in {', '.join(SUFFIXES)}")
-        kinds = Counter("linked folder" if p.is_dir() else p.suffix or p.name for p in set(inside).difference(images))
-        if kinds:
-            counts = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))
-            print(f"{path}: {kinds.total()} files are left out ({counts})", file=sys.stderr)
-        found += images
+        listing = list_folder(path)
+        left_out = f"left out {summary(listing.left_out)}" if listing.left_out else "it is empty"
+        if not listing.images:
+            raise InputError(f"{path} holds no images ({left_out}); their names end in {', '.join(SUFFIXES)}")
+        if listing.left_out:
+            print(f"{path}: {left_out}", file=sys.stderr)
+        found += [path / name for name in listing.images]
     return list(dict.fromkeys(found))
 
 

@@ -22,6 +22,7 @@ from faces.images import decode as images
 from faces.images import duplicates
 from faces.naming import LABELS
 from faces.params import Params, load_params
+from faces.source.listing import list_classes, summary
 
 CHUNK = 512  # images in memory at a time
 LISTED = 20  # unreadable files named in the error message
@@ -36,7 +37,10 @@ def main(
 ) -> None:
     """Write the table of images and the data sheet."""
     params = load_params()
-    paths, others = images.list_files(data)
+    listing = list_classes(data)
+    paths, others = listing.images, [file.path for file in listing.left_out]
+    if listing.left_out:
+        print(f"left out {summary(listing.left_out)}")
 
     embed = None
     if params.weights.source != "random":  # features of random weights mean nothing

@@ -1,6 +1,6 @@
 """Bring the images: from Kaggle, from an archive or folder of one's own, or drawn; checked, whole or not at all.
 
-python -m stages.download downloads/images
+python -m stages.download downloads/source downloads/images data
 """
 
 import os
@@ -9,28 +9,33 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from faces.cli import InputError, run
-from faces.naming import LABELS
+from faces.files import write_atomically
 from faces.params import Data, load_params
-from faces.source import kaggle_dataset, manifest
+from faces.source import kaggle_dataset, manifest, own
 from faces.source.archive import Archive, DamagedArchiveError, Folder, Limits, Source
+from faces.source.listing import printable, summary
 
 SYNCS = 16  # at once: file systems write the journal once for all of them (on a busy disk 2 s, not 30)
 
 
-def main(images: Path) -> None:
-    """Write IMAGES/down_syndrome and IMAGES/healthy, as `data` in params.yaml says; whole or not at all."""
+def main(source: Path, images: Path, data: Path) -> None:
+    """Write IMAGES/down_syndrome, IMAGES/healthy and IMAGES.sha256, as `data` in params.yaml says; all or nothing.
+
+    SOURCE is the link to one's own folder or archive that stages/source.py made. DATA is where DVC imports IMAGES
+    to: what an earlier run made of it goes, so that no image stays that is not in IMAGES any more.
+    """
     params = load_params()
     with workspace(images) as work:
-        if params.data.source == "kaggle":
+        if params.data.kind == "kaggle":
             from_kaggle(params.data, work / "images")
-        elif params.data.source == "sample":
+        elif params.data.kind == "sample":
             from_sample(params.data, params.sample.images_per_class, work / "images", work / "drawn")
         else:
-            from_path(params.data, Path(params.data.source).expanduser(), images, work / "images")
-        publish(work / "images", images)
+            from_path(params.data, source.readlink(), work / "images")
+        publish(work, images, data)
 
 
 def from_kaggle(data: Data, target: Path) -> None:
@@ -65,19 +70,15 @@ def from_sample(data: Data, images_per_class: int, target: Path, drawn: Path) ->
     fill(target, Folder(drawn, limits(data)), "the sample")
 
 
-def from_path(data: Data, source: Path, images: Path, target: Path) -> None:
+def from_path(data: Data, origin: Path, target: Path) -> None:
     """Fill `target` from a folder or archive of the user's own, which has no pin."""
-    if not source.exists():
-        raise InputError(f"params.yaml: data.source: {source} is neither kaggle nor sample nor a path that exists")
-    origin, output = source.resolve(), images.resolve()
-    if origin == output or origin in output.parents or output in origin.parents:
-        raise InputError(f"params.yaml: data.source: {source} and the output {images} lie in one another")
-    print(f"source   {source}: your own, compared with no pin (data.sha256 is for the set on Kaggle)")
-    if source.is_dir():
-        fill(target, Folder(source, limits(data)), str(source))
+    own.check(origin)
+    print(f"source   {printable(str(origin))}: your own, compared with no pin (data.sha256 is for the set on Kaggle)")
+    if origin.is_dir():
+        fill(target, Folder(origin, limits(data)), str(origin))
     else:
-        with Archive(source, limits(data)) as archive:
-            fill(target, archive, str(source))
+        with Archive(origin, limits(data)) as archive:
+            fill(target, archive, str(origin))
 
 
 def limits(data: Data) -> Limits:
@@ -88,37 +89,36 @@ def limits(data: Data) -> Limits:
 def fill_pinned(target: Path, archive: Path, data: Data) -> None:
     """Fill `target` from the archive of the set on Kaggle; `InputError` if its content is not the pinned one."""
     with Archive(archive, limits(data)) as source:
-        content = fill(target, source, str(archive))
-    if content != data.sha256:
-        raise InputError(
-            f"{archive}: its images are not the pinned ones: expected {data.sha256} (data.sha256 in params.yaml), "
-            f"got {content}. Name the version you mean (data.dataset: owner/slug/version), or give its archive "
-            f"(make repro ARCHIVE=...), or, if this content is what you want, set data.sha256 to it"
-        )
+        kaggle_dataset.check_pin(archive, fill(target, source, str(archive)), data)
 
 
 def fill(target: Path, source: Source, origin: str) -> str:
-    """Write the images of `source` to `target`/<class>/, through to the disk, and return their pin."""
-    chosen, strays = manifest.arrange(source.sizes, origin)
-    if strays:
-        names = Counter(PurePosixPath(path).name for path in strays)
-        shown = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in sorted(names.items())[:10])
-        more = ", ..." if len(names) > 10 else ""
-        print(f"left out {len(strays)} not images of a class: {shown}{more}")
+    """Write the images of `source` to `target`/<class>/, and return their pin."""
+    arranged = manifest.arrange(source.listing, origin)
+    if arranged.left_out:
+        print(f"left out {summary(arranged.left_out)}")
     shutil.rmtree(target, ignore_errors=True)
-    for label in LABELS:
-        (target / label).mkdir(parents=True)
-    need, free = sum(source.sizes[path] for path in chosen), shutil.disk_usage(target).free
+    for folder in {name.rpartition("/")[0] for name in arranged.images.values()}:
+        (target / folder).mkdir(parents=True)
+    need, free = sum(source.sizes[path] for path in arranged.images), shutil.disk_usage(target).free
     if need > free:
         raise InputError(f"{target}: {need:,} bytes to write and {free:,} free; make room and run again")
-    for path, name in chosen.items():
+    for path, name in arranged.images.items():
         with (target / name).open("xb") as file:
             file.writelines(source.read(path))
-    counts = Counter(name.split("/")[0] for name in chosen.values())
-    print(f"images   {len(chosen)}: {', '.join(f'{n} {label}' for label, n in sorted(counts.items()))}; {need:,} bytes")
-    content = manifest.content_sha256(target)
+    counts = Counter(name.split("/")[0] for name in arranged.images.values())
+    print(f"images   {counts.total()}: {_listed(counts)}; {need:,} bytes")
+    if arranged.subsets:
+        print(f"split    the source's own: {_listed(arranged.subsets)}; used by split.scheme folders, by no other")
+    digests = manifest.digests(target)
+    write_atomically(target.with_suffix(".sha256"), manifest.lines(digests).encode())
+    content = manifest.pin(digests)
     print(f"content  {content}")
     return content
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
 
 
 @contextmanager
@@ -133,14 +133,47 @@ def workspace(images: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def publish(whole: Path, images: Path) -> None:
-    """Write `whole` through to the disk and move it to `images`, in one rename where nothing is there yet."""
+def publish(work: Path, images: Path, data: Path) -> None:
+    """Write the new images through to the disk and put them, and their digests, in the place of the old ones."""
+    whole, listed = work / "images", work / "images.sha256"
+    record = images.with_suffix(".sha256")
+    old, new = (_digests(path) for path in (record, listed))
+    for folder in (images, data):
+        check_made(folder, old, new)
     with ThreadPoolExecutor(SYNCS) as pool:
         list(pool.map(sync, [*whole.rglob("*"), whole]))
+    if data.exists() and old != new:
+        empty(data)
     if images.exists():
-        images.rename(whole.with_name("replaced"))
+        images.rename(work / "replaced")
     whole.rename(images)
+    listed.replace(record)
     sync(images.parent)
+
+
+def empty(folder: Path) -> None:
+    """Remove what is in a folder, but not the folder, which may be a link or another disk."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _digests(record: Path) -> dict[str, str]:
+    return manifest.parse(record.read_text(encoding="utf-8")) if record.exists() else {}
+
+
+def check_made(folder: Path, *made: dict[str, str]) -> None:
+    """Refuse to replace a folder that holds files which neither the last run made nor this one makes."""
+    found = manifest.digests(folder) if folder.exists() else {}
+    strange = [path for path, digest in found.items() if digest not in {run.get(path) for run in made}]
+    if strange:
+        first = printable(f"{folder}/{strange[0]}")
+        raise InputError(
+            f"{first} was not made by the pipeline, which is about to replace {folder} ({len(strange)} such files); "
+            "move them out: images of your own belong where data.source points"
+        )
 
 
 def sync(path: Path) -> None:

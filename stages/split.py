@@ -1,6 +1,8 @@
 """Divide the readable images into training, validation and test subsets that share no group of duplicates."""
 
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,8 @@ from faces.images import splits
 from faces.params import Shares, Split, load_params
 
 LEAKY_SPLITS = 20
+Z = 1.96  # of a 95% interval
+TRUSTED, EVEN = 0.8, 0.8  # below this lower limit, above this share of one class, there is a warning
 
 
 def main(
@@ -29,14 +33,24 @@ def main(
     rows = [splits.Image(*row) for row in table[["path", "label", "group"]].itertuples(index=False)]
     totals = Counter(row.label for row in rows)
 
-    quotas = {label: _quota(label, totals[label], shares, split.scheme) for label in splits.TABLE_1}
-    subset = splits.assign(rows, quotas, split.seed, "subset")
+    if split.scheme == "folders":
+        subset = splits.by_folder(rows)
+        quotas = {label: _count(rows, label, subset, len(splits.SUBSETS)) for label in splits.TABLE_1}
+    else:
+        quotas = {label: _quota(label, totals[label], shares, split.scheme) for label in splits.TABLE_1}
+        subset = splits.assign(rows, quotas, split.seed, "subset")
+    _check_spread(rows, subset, splits.SUBSETS, split.scheme)
     table["subset"] = [splits.SUBSETS[part] for part in subset]
     if shares.folds:
         equal = {label: splits.counts(totals[label], [1] * shares.folds) for label in splits.TABLE_1}
-        table["fold"] = splits.assign(rows, equal, split.seed, "fold")
+        table["fold"] = fold = splits.assign(rows, equal, split.seed, "fold")
+        _check_spread(rows, fold, [f"fold {number}" for number in range(shares.folds)], "folds")
     counts = _facts(table, quotas, split, shares.folds, params.data.kind)
     counts["ignoring_groups"] = _leak(rows, quotas)
+    if warnings := _warnings(table, split.scheme):
+        counts["warnings"] = warnings
+        for line in warnings:
+            print(f"warning: {name}: {line}", file=sys.stderr)
 
     write_atomically(out, table.to_csv(index=False, lineterminator="\n").encode())
     write_json(facts, counts)
@@ -49,6 +63,54 @@ def _quota(label: str, n: int, shares: Shares, scheme: str) -> list[int]:
         if count < 1:
             raise InputError(f"class {label}: its {n} readable images leave none for the {subset} subset; add images")
     return quota
+
+
+def _count(rows: list[splits.Image], label: str, parts: list[int], n: int) -> list[int]:
+    counts = Counter(part for row, part in zip(rows, parts, strict=True) if row.label == label)
+    return [counts[part] for part in range(n)]
+
+
+def _check_spread(rows: list[splits.Image], parts: list[int], names: Sequence[str], scheme: str) -> None:
+    """Refuse a class that is missing in a part: what is trained or measured there would mean nothing."""
+    for label in splits.TABLE_1:
+        counts = _count(rows, label, parts, len(names))
+        if 0 in counts:
+            groups = len({row.group for row in rows if row.label == label})
+            got = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
+            mend = "add images of other scenes, or lower audit.hash_distance and audit.feature_distance"
+            if scheme == "folders":
+                mend = "split.scheme folders takes the source's own folders as they are; use stratified"
+            raise InputError(
+                f"class {label}: {sum(counts)} images in {groups} groups of duplicates leave a part empty "
+                f"({got}); {mend}"
+            )
+
+
+def _warnings(table: pd.DataFrame, scheme: str) -> list[str]:
+    """Say what is right, but easily misread: small or uneven test subsets, a split of the source's own."""
+    found = []
+    test = Counter(table[table.subset == "test"].label)
+    for label, metric in (("down_syndrome", "recall"), ("healthy", "specificity")):
+        lowest = test[label] / (test[label] + Z**2)  # of Wilson's interval, if all are right
+        if lowest < TRUSTED:
+            found.append(
+                f"{test[label]} test images of the class {label}: even if all were right, the 95% interval of "
+                f"the {metric} would reach down to {lowest:.0%}"
+            )
+    largest, n = test.most_common(1)[0]
+    if n > EVEN * test.total():
+        found.append(
+            f"{n} of {test.total()} test images are {largest}: always to answer {largest} is right on "
+            f"{n / test.total():.0%} of them; read recall, specificity and AUROC, not accuracy"
+        )
+    own = Counter(path.split("/")[1] for path in table.path if path.count("/") > 1)
+    across = int((table.groupby("group").subset.nunique() > 1).sum())
+    if own and scheme != "folders":
+        counts = ", ".join(f"{subset} {own[subset]}" for subset in splits.SUBSETS)
+        found.append(f"the split of the source's own folders ({counts}) is not used; scheme: folders uses it")
+    if across:
+        found.append(f"{across} groups of duplicates lie in several subsets; the scheme stratified keeps them together")
+    return found
 
 
 def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], split: Split, folds: int, source: str) -> dict[str, Any]:

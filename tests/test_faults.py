@@ -36,7 +36,8 @@ WORDS = {  # the command lines of dvc.yaml
     "split": "seed1 audit/images.csv split/seed1.csv --facts metrics/splits/seed1.json",
     "train": "trial1 data split/seed1.csv --weights weights "
     "--out models/runs/trial1 --history plots/history/trial1.csv",
-    "download": "downloads/images",
+    "source": "downloads/source",
+    "download": "downloads/source downloads/images data",
     "weights": "weights/resnet34.pth weights/facts.json",
 }
 
@@ -259,9 +260,9 @@ def test_an_image_that_changes_after_the_audit(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value", "says"),
     [
-        ("download", "data.sorce", "sample", "data.sorce is not a known parameter"),
+        ("source", "data.sorce", "sample", "data.sorce is not a known parameter"),
         ("download", "data.max_files", None, "data.max_files is missing"),
-        ("download", "data.source", "nowhere", "data.source: nowhere is neither kaggle nor sample nor a path"),
+        ("source", "data.source", "nowhere", "data.source: nowhere is neither kaggle nor sample nor a path"),
         ("split", "split.test", 0.2, "must sum to 1"),
         ("train", "recipe.batchsize", 8, "recipe.batchsize is not a known parameter"),
         (
@@ -327,6 +328,7 @@ def test_ones_own_data_without_images(project: Path, made: str) -> None:
         shutil.copytree(project / "data/healthy", own / "healthy")
     change(project, "data.source", "mine")
     says = "is not a ZIP archive" if made == "text" else "no images of the class"
+    assert stage("source") is None
     refused(project, "download", "mine", says)
 
 
@@ -370,20 +372,23 @@ def test_weights_that_are_no_weights(project: Path) -> None:
     refused(project, "weights", "downloads/weights.pth: not a file of weights that can be loaded safely")
 
 
-@pytest.mark.parametrize(("locale", "says"), [("C.UTF-8", "no images of the class"), ("C", "nor a path that exists")])
+@pytest.mark.parametrize(("locale", "says"), [("C.UTF-8", "no images of the class"), ("C", "cannot be used")])
 def test_a_real_process_says_it_in_one_line_in_any_locale(project: Path, locale: str, says: str) -> None:
     (project / "bösé").mkdir()
     change(project, "data.source", "bösé")
     environment = {**os.environ, "LC_ALL": locale, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     if locale == "C":  # without these Python would take UTF-8 all the same
         environment |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    command = [sys.executable, "-m", "stages.download", "downloads/images"]
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    for name in ("source", "download"):
+        command = [sys.executable, "-m", f"stages.{name}", *WORDS[name].split()]
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+        if done.returncode:
+            break
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("error: ")
     assert says in line
-    assert not list((project / "downloads").glob("*"))
+    assert not (project / "downloads/images").exists()
 
 
 # The same through DVC, which has files and messages of its own

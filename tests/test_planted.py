@@ -18,7 +18,7 @@ from revisions import write_spread
 
 from ci.changes import METRICS
 from ci.demo import SAMPLE, overlay
-from faces.images.decode import list_images
+from faces.source.listing import list_classes
 from faces.source.sample import draw
 
 REPOSITORY = Path(__file__).parents[1]
@@ -107,7 +107,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     (root / ".gitignore").write_text("data\nmodels\nweights\n.cache\n")
     draw(root / "data", PER_CLASS)
-    paths = [path for path in list_images(root / "data") if path != f"healthy/healty_{PER_CLASS + 1}.jpg"]
+    paths = [path for path in list_classes(root / "data").images if path != f"healthy/healty_{PER_CLASS + 1}.jpg"]
     table = pd.DataFrame({"path": paths, "y_true": [int(path.startswith("down")) for path in paths]})
     table["subset"] = [("train", "train", "test", "train", "test", "validation")[i % 6] for i in range(len(paths))]
     (root / "split").mkdir()

@@ -143,13 +143,16 @@ def test_what_a_folder_holds_beside_images_is_counted(
     folder = tmp_path / "own"
     folder.mkdir()
     shutil.copy("data/healthy/healty_1.jpg", folder / "a.jpg")
-    for name in ("IMG_1.HEIC", "IMG_2.HEIC", "b.jfif", "README"):
+    shutil.copy("data/healthy/healty_2.jpg", folder / "b.JFIF")
+    for name in ("IMG_1.CR2", "IMG_2.CR2", "README"):
         (folder / name).write_bytes(b"x")
     (folder / "album").symlink_to(project / "data/healthy")
     assert run(str(folder)) == 0
     out, err = capsysbinary.readouterr()
-    assert [Path(row["path"]).name for row in table(out.decode())] == ["a.jpg"]
-    assert f"{folder}: 5 files are left out (.HEIC 2, .jfif 1, README 1, linked folder 1)" in err.decode()
+    assert [Path(row["path"]).name for row in table(out.decode())] == ["a.jpg", "b.JFIF"]
+    assert (
+        f"{folder}: left out 4: 2 .cr2 at the top, 1 file without suffix at the top, 1 link to a folder in album\n"
+    ) in err.decode()
 
 
 def test_output_file(project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Files to RGB pixels: what counts as an image, how each kind is decoded, and why some are refused.
+"""Files to RGB pixels: how each kind is decoded, and why some are refused.
 
 Every image becomes 8-bit RGB as a viewer on a white page would show it: turned upright as its EXIF tag
 says, transparency over white, 16-bit grey scaled (not clipped). Colour profiles are not applied. Files
@@ -6,6 +6,7 @@ with several frames or pages are refused: which of them is the photograph is not
 """
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,17 +17,59 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pi_heif
+import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from faces.cli import InputError
-from faces.naming import LABELS, SUFFIXES, like_image
 
 BLOCK = 1024  # images whose decoding waits at once: memory stays flat
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # by content, whatever the suffix says
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")  # by content, whatever the suffix says
+UPRIGHT = {  # what undoes each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# libjpeg's warnings that pixels are missing or made up; its others, on headers, cost none
+DAMAGE = re.compile("premature end|bad huffman|bad arithmetic|found marker|before marker 0xd[0-9]", re.IGNORECASE)
+KINDS = (  # how files begin that are often given an image's name, and what they are
+    (b"version https://git-lfs", "not an image: a Git LFS pointer; run git lfs pull"),
+    (b"/annex/objects/", "not an image: a git-annex pointer; run git annex get"),
+    (b"\xff\x0a", "JPEG XL, which is not read; save it as JPEG or PNG"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL, which is not read; save it as JPEG or PNG"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000, which is not read; save it as JPEG or PNG"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000, which is not read; save it as JPEG or PNG"),
+    (b"8BPS", "a Photoshop document, which is not read; save it as JPEG or PNG"),
+    (b"FUJIFILMCCD-RAW", "a camera's raw file, which is not read; save it as JPEG or PNG"),
+    (b"%PDF", "not an image: a PDF document"),
+    (b"PK\x03\x04", "not an image: a ZIP archive"),
+    (b"\x1f\x8b", "not an image: a gzip archive"),
+    (b"\0\x05\x16\x07", "not an image: a shadow file of macOS"),
+    (b"<svg", "not an image: SVG, a drawing without pixels"),
+    (b"<!doctype html", "not an image: an HTML page"),
+    (b"<html", "not an image: an HTML page"),
+    (b"\xff\xd8", "broken: a JPEG whose header makes no sense"),
+    (b"\x89PNG", "broken: a PNG whose header makes no sense"),
+    (b"II*\0", "broken, or a TIFF of a kind that is not read; save it as JPEG or PNG"),
+    (b"MM\0*", "broken, or a TIFF of a kind that is not read; save it as JPEG or PNG"),
+)
+CAMERA_RAW = (b"crx ",)  # brands of files built like a film (ISO/IEC 14496-12)
+STILL = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+METADATA = 1 << 26  # bytes that a PNG's text and colour profile may unpack to
 
 Image.init()  # loads the formats now: threads that opened their first files together would race for it
+pi_heif.register_heif_opener()
 Image.MAX_IMAGE_PIXELS = None  # decode checks the header's size itself, against a parameter
+for order, grey in ((b"II", "I;16"), (b"MM", "I;16B")):  # kinds of grey TIFF that Pillow's table lacks; see _to_8_bits
+    TiffImagePlugin.OPEN_INFO[order, 0, (1,), 1, (16,), ()] = (grey, grey)
+    for zero in (0, 1):
+        TiffImagePlugin.OPEN_INFO[order, zero, (1,), 1, (12,), ()] = ("I;16", "I;12")
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = METADATA
 
 
 @dataclass(frozen=True)
@@ -46,41 +89,6 @@ class UnreadableError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.header = header
-
-
-def list_files(root: Path) -> tuple[list[str], list[str]]:
-    """Return the sorted relative paths of the images, and those of all other files, in the class folders.
-
-    Suffixes decide (hidden files and broken links aside); whether an image can be read is `decode`'s to say.
-    Paths have "/" on every system. `InputError` if a class folder is missing or holds no image.
-    """
-    images: list[str] = []
-    others: list[str] = []
-    for label in LABELS:
-        folder = root / label
-        if not folder.is_dir():
-            raise InputError(f"{root} has no folder {label!r}; it needs one folder for each class: {LABELS}")
-        files = [path for path in folder.rglob("*") if not path.is_dir()]
-        like_images = [path for path in files if path.is_file() and like_image(path.name)]
-        if not like_images:
-            raise InputError(f"{folder} holds no images; their names end in {', '.join(SUFFIXES)}")
-        images += [_relative(path, root) for path in like_images]
-        others += [_relative(path, root) for path in set(files).difference(like_images)]
-    return sorted(images), sorted(others)
-
-
-def list_images(root: Path) -> list[str]:
-    """Return the sorted relative paths of the images in the two class folders; see `list_files`."""
-    return list_files(root)[0]
-
-
-def _relative(path: Path, root: Path) -> str:
-    name = path.relative_to(root).as_posix()
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{root}: the file name {name!a} is not valid UTF-8; rename the file") from None
-    return name
 
 
 def decode(path: Path, max_pixels: int) -> Image.Image:
@@ -104,7 +112,10 @@ def read(path: Path, max_pixels: int) -> tuple[Header, Image.Image]:
         with Image.open(path, formats=FORMATS) as image:
             header = Header(image.format or "", image.mode, *image.size)
             _check(image, max_pixels)
-            return header, _to_rgb(ImageOps.exif_transpose(image))
+            image.load()
+            if image.format in ("JPEG", "MPO"):
+                _check_jpeg(path, image.mode)
+            return header, _to_rgb(_upright(image))
     except UnreadableError as error:
         raise UnreadableError(error.reason, header) from None
     except Exception as error:  # on broken files, Pillow's decoders raise nearly every type there is
@@ -114,29 +125,88 @@ def read(path: Path, max_pixels: int) -> tuple[Header, Image.Image]:
 def _check(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise UnreadableError(f"too large: {width}x{height} is more than {max_pixels} pixels")
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # a JPEG with previews
+        raise UnreadableError(f"too large: {width}x{height} is more than {max_pixels} pixels (audit.max_pixels)")
+    if getattr(image, "is_animated", False) and image.format not in ("MPO", "HEIF"):  # they name their first picture
         raise UnreadableError("animated or several pages")
     if image.mode in ("I", "F"):
         raise UnreadableError(f"mode {image.mode}: the range of its values is not known")
 
 
+def _check_jpeg(path: Path, mode: str) -> None:
+    """Refuse a JPEG whose data ends early or makes no sense; Pillow says nothing, and fills the rest with grey.
+
+    To decode at an eighth of the size reads all the data, and is quick.
+    """
+    colours = "CMYK" if mode == "CMYK" else "GRAY"
+    try:
+        simplejpeg.decode_jpeg(
+            path.read_bytes(), colours, fastdct=True, fastupsample=True, min_height=1, min_width=1, min_factor=8
+        )
+    except ValueError as error:
+        if DAMAGE.search(str(error)):
+            raise UnreadableError(f"damaged: {str(error).rpartition(': ')[2]:.80}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a loaded image as its EXIF orientation says; of the other tags none is needed, so none is read."""
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # as many types as decoding
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip at 255
-        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode.startswith("I;16"):
+        image = _to_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale grey of more than 8 bits; Pillow's own conversion would clip at 255, and take TIFF's white for black."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    largest = (1 << bits) - 1
+    values = np.asarray(image).astype(np.uint32)
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        values = largest - values
+    return Image.fromarray(((values * 255 + largest // 2) // largest).astype(np.uint8))
+
+
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image" if path.stat().st_size else "empty file"
+        return _what(path)
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
     text = " ".join(str(error).split()) or type(error).__name__
+    if "MAX_TEXT" in text:
+        return f"broken: its text or colour profile unpacks to more than {METADATA >> 20} MB"
     return "truncated" if "truncated" in text.lower() else f"broken: {text:.80}"
+
+
+def _what(path: Path) -> str:
+    """Say what a file is that no decoder takes, as far as its first bytes tell."""
+    with path.open("rb") as file:
+        start = file.read(1024)
+    if not start:
+        return "empty file"
+    if not start.strip(b"\0"):
+        return "not an image: zero bytes"
+    if start[128:132] == b"DICM":
+        return "DICOM, which is not read; save it as JPEG or PNG"
+    if start[4:8] == b"ftyp":
+        brand = start[8:12]
+        if brand in STILL:
+            return "broken: HEIC or AVIF that cannot be decoded"
+        return "not an image: a film" if brand not in CAMERA_RAW else "a camera's raw file, which is not read"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for beginning, what in KINDS:
+        if start.startswith(beginning) or text[: len(beginning)].lower() == beginning:
+            return what
+    return "not an image"
 
 
 def to_array(image: Image.Image, size: int) -> NDArray[np.uint8]:

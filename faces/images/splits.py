@@ -78,6 +78,21 @@ def assign(images: Sequence[Image], quotas: Mapping[str, Sequence[int]], seed: i
     return [int(part) for part in parts]
 
 
+def by_folder(images: Sequence[Image]) -> list[int]:
+    """Return the part of each image by the folder it lies in, `<class>/<subset>/...`; `InputError` if one lies in none.
+
+    Groups are not looked at: the source's own split may have duplicates on two sides.
+    """
+    folders = [image.path.split("/")[1] for image in images]
+    outside = [image.path for image, folder in zip(images, folders, strict=True) if folder not in SUBSETS]
+    if outside:
+        raise InputError(
+            f"split.scheme folders: {len(outside)} of {len(images)} images lie in none of the folders "
+            f"{', '.join(SUBSETS)} ({outside[0]}, ...); use split.scheme stratified"
+        )
+    return [SUBSETS.index(folder) for folder in folders]
+
+
 def _key(seed: int, salt: str, group: str) -> bytes:
     return hashlib.sha256(f"{seed}\n{salt}\n{group}".encode()).digest()
 

@@ -1,4 +1,4 @@
-"""ZIP archives, hostile until proven otherwise, and plain folders: both list their files and give their bytes.
+"""ZIP archives, hostile until proven otherwise, and plain folders: both list their images and give their bytes.
 
 Every member is checked before the first byte is unpacked, by the directory's word for it; while unpacking,
 bytes are counted and CRCs compared, since the directory can lie. Nothing here writes a file, makes a link or
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Protocol
 
 from faces.cli import InputError
+from faces.source.listing import Listing, check_names, list_folder, sort_out
 from faces.source.manifest import same_file
 
 CHUNK = 1 << 20  # bytes
@@ -44,8 +45,9 @@ class Limits:
 
 
 class Source(Protocol):
-    """Something with files: their sizes by path, and the bytes of each."""
+    """Something with images: what else it holds, the images' sizes in bytes by path, and their bytes."""
 
+    listing: Listing
     sizes: dict[str, int]
 
     def read(self, path: str) -> Iterator[bytes]:
@@ -54,7 +56,7 @@ class Source(Protocol):
 
 
 class Archive:
-    """An open ZIP archive that passed every check; `sizes` is {path: bytes once unpacked} of its files."""
+    """An open ZIP archive that passed every check; `sizes` is {path: bytes once unpacked} of all its files."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self.path = path
@@ -75,6 +77,7 @@ class Archive:
             raise
         self._members = {member.filename: member for member in members if not member.is_dir()}
         self.sizes = {name: member.file_size for name, member in self._members.items()}
+        self.listing = sort_out(self.sizes)
 
     def __enter__(self) -> "Archive":
         return self
@@ -102,22 +105,14 @@ class Archive:
 
 
 class Folder:
-    """A folder of the user's own; links are followed, each folder once. The limits on files and bytes hold."""
+    """A folder of the user's own; `sizes` is {path: bytes} of its images. The limits on files and bytes hold."""
 
     def __init__(self, root: Path, limits: Limits) -> None:
         self.root = root
-        self.sizes: dict[str, int] = {}
-        seen: set[str] = set()
-        for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
-            real = os.path.realpath(folder)
-            if real in seen:
-                subfolders.clear()
-                continue
-            seen.add(real)
-            for name in names:
-                file = Path(folder, name)
-                if file.is_file():  # not a socket, a pipe, a link that leads nowhere
-                    self.sizes[file.relative_to(root).as_posix()] = file.stat().st_size
+        self.listing = list_folder(root)
+        check_names(root, self.listing.images)
+        _check_totals(root, len(self.listing.images) + len(self.listing.left_out), 0, limits)
+        self.sizes = {path: (root / path).stat().st_size for path in self.listing.images}
         _check_totals(root, len(self.sizes), sum(self.sizes.values()), limits)
 
     def read(self, path: str) -> Iterator[bytes]:
@@ -128,10 +123,6 @@ class Folder:
 
 
 HINT = "; get the archive again"
-
-
-def _raise(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read: {error.strerror}")
 
 
 def _line(error: Exception) -> str:

@@ -15,6 +15,7 @@ import queue
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, TextIO
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -49,8 +50,7 @@ def attempt(request: str, dataset: str, folder: str) -> dict[str, Any]:
         if request == "download":
             api = kaggle.api
             # The client's own retries write whatever answers them; its chunks of 1 MiB hide a slow line's progress.
-            one_attempt = functools.partial(type(api).download_file, api, max_retries=0, chunk_size=CHUNK)
-            api.download_file = one_attempt
+            api.download_file = functools.partial(_one_attempt, type(api).download_file, api)
             api.dataset_download_files(dataset, path=folder, quiet=True, unzip=False)
         elif request == "metadata":
             kaggle.api.dataset_metadata("/".join(dataset.split("/")[:2]), path=folder)
@@ -59,10 +59,23 @@ def attempt(request: str, dataset: str, folder: str) -> dict[str, Any]:
     return {}
 
 
+class UntrustedError(Exception):
+    """What arrived is not of the size announced: something else came in the data's place."""
+
+
+def _one_attempt(download_file: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    try:
+        download_file(*arguments, **{**options, "max_retries": 0, "chunk_size": CHUNK})
+    except ValueError as error:
+        raise UntrustedError from error
+
+
 def fault(error: BaseException) -> dict[str, Any]:
     """Return what the parent needs to know of an error: the fields of `faces.source.kaggle_dataset.Fault`."""
     import requests
 
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return {"reason": "it holds letters that no token has", "final": True, "credential": True}
     if isinstance(error, requests.RequestException):
         if error.response is not None:
             return _http_fault(error.response)
@@ -77,8 +90,10 @@ def fault(error: BaseException) -> dict[str, Any]:
         return {"reason": f"cannot write{where}: {os.strerror(error.errno)}", "final": True}
     if isinstance(error, ImportError):
         return {"reason": "the kaggle package cannot be imported; install the pinned requirements", "final": True}
-    if isinstance(error, ValueError):  # the size is wrong at the end: something else came in the data's place
+    if isinstance(error, UntrustedError):
         return {"reason": "what arrived is not of the archive's size; it is discarded", "untrusted": True}
+    if isinstance(error, UnicodeError):  # from the file of a credential, or the header that it goes into
+        return {"reason": "it is not UTF-8 text", "final": True, "credential": True}
     return {"reason": f"its client failed ({type(error).__name__})"}
 
 

@@ -7,6 +7,7 @@ that is ended when it stalls; patience, progress and words for the user are this
 python -m faces.source.kaggle_dataset kaggle.zip   puts an archive where the download stage looks first
 """
 
+import hashlib
 import json
 import os
 import queue
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,9 @@ from types import TracebackType
 from tqdm import tqdm
 
 from faces.cli import InputError, run
-from faces.params import load_params
-from faces.source import kaggle_client
+from faces.params import Data, load_params
+from faces.source import kaggle_client, manifest
+from faces.source.archive import Archive, Limits
 
 KEPT = Path("downloads/kaggle")  # outside the stage's output, which DVC deletes before each run
 METADATA = "dataset-metadata.json"  # the client's name for it
@@ -40,16 +42,39 @@ TOKEN = (
 
 
 def main(archive: Path) -> None:
-    """Put ARCHIVE where the download stage looks for data.dataset before it asks Kaggle."""
-    dataset = Dataset(load_params().data.dataset)
+    """Put ARCHIVE where the download stage looks for data.dataset before it asks Kaggle; checked first."""
+    data = load_params().data
+    dataset = Dataset(data.dataset)
     if not archive.is_file():
         raise InputError(f"{archive}: no such file; give the ZIP archive of {dataset.page}")
-    dataset.discard()
-    incoming = dataset.arrived
-    incoming.parent.mkdir(parents=True)
-    shutil.copyfile(archive, incoming)
-    dataset.keep()
-    print(f"{archive} is now {dataset.archive}; the download stage verifies it")
+    with Archive(archive, Limits(files=data.max_files, bytes=data.max_bytes, ratio=data.max_ratio)) as source:
+        images = manifest.arrange(source.listing, str(archive)).images
+        digests = {name: hash_of(source.read(path)) for path, name in images.items()}
+        check_pin(archive, manifest.pin(digests), data)
+    if not (dataset.archive.exists() and archive.samefile(dataset.archive)):
+        dataset.folder.mkdir(parents=True, exist_ok=True)
+        incoming = dataset.archive.with_name(f".{dataset.archive.name}.incoming")
+        shutil.copyfile(archive, incoming)
+        incoming.replace(dataset.archive)
+    print(f"{archive} is now {dataset.archive}")
+
+
+def hash_of(chunks: Iterable[bytes]) -> str:
+    """Return the SHA-256 of bytes that come in chunks, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_pin(archive: Path, content: str, data: Data) -> None:
+    """Refuse an archive whose images are not the pinned ones."""
+    if content != data.sha256:
+        raise InputError(
+            f"{archive}: its images are not the pinned ones: expected {data.sha256} (data.sha256 in params.yaml), "
+            f"got {content}. Name the version you mean (data.dataset: owner/slug/version), or give its archive "
+            f"(make repro ARCHIVE=...), or, if this content is what you want, set data.sha256 to it"
+        )
 
 
 class Dataset:
@@ -117,6 +142,7 @@ class Fault:
     """Why an attempt failed, in a few words without a secret; the HTTP status and the wait asked for, if any.
 
     `final`: no later attempt can go better. `untrusted`: what arrived may hold the body of an error.
+    `credential`: the client could not use the one it found.
     """
 
     reason: str
@@ -124,6 +150,7 @@ class Fault:
     retry_after: float = 0.0
     final: bool = False
     untrusted: bool = False
+    credential: bool = False
 
 
 def download(dataset: Dataset) -> None:
@@ -166,6 +193,11 @@ def _seconds(name: str, default: float) -> float:
 
 def _check_hope(dataset: Dataset, fault: Fault, failures: int) -> None:
     """Raise the `InputError` of a fault that no further attempt mends."""
+    if fault.credential and (where := credential()):
+        raise InputError(
+            f"the credential in {where} cannot be read ({fault.reason}); it must be plain UTF-8 text, where PowerShell "
+            f"writes UTF-16: save it again, or delete it if the set is public, or {TOKEN}"
+        )
     if fault.status in (401, 403):
         where = credential()
         sent = f"the credential in {where}" if where else "a request without credentials"

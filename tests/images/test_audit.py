@@ -23,9 +23,10 @@ from torchvision.models import resnet34
 
 from faces.cli import InputError
 from faces.images import duplicates
-from faces.images.decode import list_images, load
+from faces.images.decode import load
 from faces.pages.report import render
 from faces.source import sample
+from faces.source.listing import list_classes
 from faces.training import machine
 from faces.training.embedding import embedder
 from stages import audit, split
@@ -333,7 +334,7 @@ def audit_and_split(root: Path, name: str, limits: dict[str, str], threads: int)
     out = root / name
     audit.main(root / "data", root / "weights.pth", out / "images.csv", out / "data.json")
     split.main("seed1", out / "images.csv", out / "split.csv", out / "split.json")
-    some = load(root / "data", list_images(root / "data")[:10], 64)
+    some = load(root / "data", list_classes(root / "data").images[:10], 64)
     np.save(out / "features.npy", embedder(root / "weights.pth")(some))
     (out / "isa.json").write_text(json.dumps(machine.isa()))
 
@@ -376,7 +377,7 @@ def test_the_split_is_the_same_whatever_the_processor(tmp_path: Path) -> None:
 
 def threshold_in_a_gap(root: Path) -> float:
     """Return the middle of the widest gap between the nearest pairs of the drawn faces."""
-    paths = [path for path in list_images(root / "data") if path != "healthy/healty_13.jpg"]  # the broken one
+    paths = [path for path in list_classes(root / "data").images if path != "healthy/healty_13.jpg"]  # the broken one
     features = embedder(root / "weights.pth")(load(root / "data", paths, 64))
     pairs = np.array(list(combinations(range(len(paths)), 2)))
     distances = np.sort(duplicates.cosine_distances(features, pairs))[3:12]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from faces.cli import InputError
 from faces.images import splits
@@ -157,6 +158,11 @@ def run_split(folder: Path, sizes: dict[str, int], **split_params: Any) -> tuple
             )
     bad = "healthy/bad.jpg"
     rows.append({"path": bad, "label": "healthy", "y_true": 0, "readable": 0, "group": bad})
+    return run_rows(folder, rows, **split_params)
+
+
+def run_rows(folder: Path, rows: list[dict[str, Any]], **split_params: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Run the stage on these rows of a table of images."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["data"]["source"] = split_params.pop("source", "sample")
     params["split"]["folds"] = split_params.pop("folds", 0)
@@ -253,3 +259,99 @@ def test_images_without_torch_or_pillow(tmp_path: Path) -> None:
     code = "import sys, stages.split; print([m for m in ('torch', 'PIL', 'faiss') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# A class that cannot be spread, and what is easily misread
+
+
+def run_groups(folder: Path, groups: dict[str, list[int]], **params: Any) -> dict[str, Any]:
+    """Run the stage on images in groups of these sizes, by class."""
+    rows = [
+        {"path": f"{label}/{g}-{n}.jpg", "label": label, "y_true": 0, "readable": 1, "group": f"{label}/{g}-0.jpg"}
+        for label, sizes in groups.items()
+        for g, size in enumerate(sizes)
+        for n in range(size)
+    ]
+    return run_rows(folder, rows, **params)[1]
+
+
+def test_a_class_of_near_duplicates_only_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError,
+        match=r"class healthy: 20 images in 1 groups of duplicates leave a part empty "
+        r"\(train 20, validation 0, test 0\); add images of other scenes, or lower audit.hash_distance",
+    ):
+        run_groups(tmp_path, {"healthy": [20], "down_syndrome": [1] * 60})
+    assert not (tmp_path / "o").exists()
+    facts = run_groups(tmp_path, {"healthy": [8] + [1] * 12, "down_syndrome": [1] * 60})
+    assert facts["subsets"]["test"]["healthy"] == 2
+
+
+def test_a_fold_without_a_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"class healthy: 24 images in 7 groups .*fold 0 "):
+        run_groups(tmp_path, {"healthy": [18, 1, 1, 1, 1, 1, 1], "down_syndrome": [1] * 60}, folds=10)
+
+
+def test_small_and_uneven_test_subsets_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = run_groups(tmp_path, {"healthy": [1] * 50, "down_syndrome": [1] * 1000})
+    small, uneven = facts["warnings"]
+    lowest = binomtest(5, 5).proportion_ci(0.95, method="wilson").low
+    assert small == (
+        "5 test images of the class healthy: even if all were right, the 95% interval of the specificity would "
+        f"reach down to {lowest:.0%}"
+    )
+    assert uneven == (
+        "100 of 105 test images are down_syndrome: always to answer down_syndrome is right on 95% of them; "
+        "read recall, specificity and AUROC, not accuracy"
+    )
+    assert capsys.readouterr().err == f"warning: seed1: {small}\nwarning: seed1: {uneven}\n"
+    assert "warnings" not in run_groups(tmp_path, {"healthy": [1] * 200, "down_syndrome": [1] * 300})
+
+
+# The source's own split
+
+
+def own_split(**counts: int) -> list[dict[str, Any]]:
+    return [
+        {"path": f"{label}/{subset}/{n}.jpg".replace("//", "/"), "label": label, "y_true": 0, "readable": 1}
+        | {"group": f"{label}/{subset}/{n}.jpg"}
+        for label in LABELS
+        for subset, count in counts.items()
+        for n in range(count)
+    ]
+
+
+def test_the_sources_own_split_is_used(tmp_path: Path) -> None:
+    rows = own_split(train=40, validation=20, test=20)
+    rows[0]["group"] = rows[-1]["group"] = "one"
+    table, facts = run_rows(tmp_path, rows, scheme="folders")
+    assert (table.subset == table.path.str.split("/").str[1]).all()
+    assert facts["scheme"] == "folders"
+    assert facts["off_target"] == []
+    assert facts["groups"]["in_several_subsets"] == 1
+    assert facts["warnings"] == [
+        "1 groups of duplicates lie in several subsets; the scheme stratified keeps them together"
+    ]
+
+
+def test_a_split_of_the_sources_own_that_is_not_used_is_named(tmp_path: Path) -> None:
+    table, facts = run_rows(tmp_path, own_split(train=140, validation=40, test=20))
+    assert facts["warnings"] == [
+        "the split of the source's own folders (train 280, validation 80, test 40) is not used; scheme: folders uses it"
+    ]
+    assert Counter(table.subset) == {"train": 280, "validation": 80, "test": 40}
+
+
+def test_a_split_of_the_sources_own_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"folders: 6 of 106 images lie in none of the folders train, valid"):
+        run_rows(tmp_path, [*own_split(train=30, validation=10, test=10), *rows_of(3)], scheme="folders")
+    with pytest.raises(InputError, match=r"class down_syndrome: .*\(train 30, validation 0, test 10\);.*stratified"):
+        run_rows(tmp_path, own_split(train=30, test=10), scheme="folders")
+
+
+def rows_of(n: int) -> list[dict[str, Any]]:
+    return [
+        {"path": f"{label}/{i}.jpg", "label": label, "y_true": 0, "readable": 1, "group": f"{label}/{i}.jpg"}
+        for label in LABELS
+        for i in range(n)
+    ]

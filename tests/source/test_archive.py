@@ -18,7 +18,8 @@ from faces.cli import InputError
 from faces.naming import LABELS
 from faces.source import archive, manifest
 from faces.source.archive import Archive, ArchiveError, DamagedArchiveError, Folder, Limits
-from stages import download
+from faces.source.listing import sort_out, summary
+from stages import download, source
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(files=100, bytes=1_000_000, ratio=200)
@@ -155,7 +156,8 @@ def unpack(packed: bytes, folder: Path) -> None:
         "max_ratio": LIMITS.ratio,
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    download.main(Path("out/images"))
+    source.main(Path("out/source"))
+    download.main(Path("out/source"), Path("out/images"), Path("data"))
 
 
 @pytest.fixture
@@ -175,7 +177,8 @@ def test_hostile_archive_is_refused(case: str, project: Path) -> None:
     assert "own.zip" in str(refusal.value)
     assert str(refusal.value).isprintable()
     written = {path.relative_to(project.parents[1]).as_posix() for path in project.parents[1].rglob("*")}
-    assert written == {"a", "a/b", "a/b/own.zip", "a/b/params.yaml", "a/b/out"}
+    links = {"a/b/out/source", "a/b/out/source.txt"}
+    assert written - links == {"a", "a/b", "a/b/own.zip", "a/b/params.yaml", "a/b/out"}
 
 
 def test_good_archive(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +186,10 @@ def test_good_archive(project: Path, capsys: pytest.CaptureFixture[str]) -> None
     unpack(pack(*strays, member("healthy/empty/", b"", stat.S_IFDIR | 0o755)), project)
     found = {path.relative_to("out/images").as_posix(): path for path in Path("out/images").rglob("*.jpg")}
     assert {name: path.read_bytes() for name, path in found.items()} == GOOD
-    assert "left out 4 not images of a class: ._a.jpg, Thumbs.db, x.jpg (2)" in capsys.readouterr().out
+    assert (
+        "left out 4: 1 image outside the class folders at the top, 1 .jpg in __MACOSX, 1 .db in healthy, "
+        "1 hidden file in healthy\n"
+    ) in capsys.readouterr().out
 
 
 def test_zip64_and_comment(project: Path) -> None:
@@ -268,6 +274,13 @@ def test_folder_with_a_pipe_and_a_broken_link(tmp_path: Path) -> None:
     assert Folder(tmp_path, LIMITS).sizes == {"a.jpg": 1}
 
 
+def arrange(*paths: str) -> manifest.Arrangement:
+    return manifest.arrange(sort_out(paths), "mine")
+
+
+BOTH = ("healthy/h.jpg", "down_syndrome/d.jpg")
+
+
 @pytest.mark.parametrize(
     ("path", "placed"),
     [
@@ -275,6 +288,7 @@ def test_folder_with_a_pipe_and_a_broken_link(tmp_path: Path) -> None:
         ("healty/healty/healty_1.JPEG", "healthy/healty_1.JPEG"),
         ("set/Down Syndrome/x.png", "down_syndrome/x.png"),
         ("down_syndrome/healthy/x.png", "healthy/x.png"),
+        ("healthy/more/deep/x.png", "healthy/x.png"),
         ("healthy/notes.txt", None),
         ("healthy/.hidden.jpg", None),
         ("__MACOSX/healthy/x.jpg", None),
@@ -282,8 +296,79 @@ def test_folder_with_a_pipe_and_a_broken_link(tmp_path: Path) -> None:
         ("x.jpg", None),
     ],
 )
-def test_place(path: str, placed: str | None) -> None:
-    assert manifest.place(path) == placed
+def test_the_class_of_a_file(path: str, placed: str | None) -> None:
+    others = ("a/healthy/h.jpg", "a/down_syndrome/d.jpg")
+    assert arrange(path, *others).images.get(path) == placed
+
+
+def test_a_folder_that_holds_class_folders_is_no_class() -> None:
+    found = arrange(
+        "Down Syndrome/down/u.jpg", "Down Syndrome/u.jpg", *(f"Down Syndrome/{path}" for path in BOTH), "Healthy/x.jpg"
+    )
+    assert found.images == {
+        "Down Syndrome/down_syndrome/d.jpg": "down_syndrome/d.jpg",
+        "Down Syndrome/healthy/h.jpg": "healthy/h.jpg",
+        "Healthy/x.jpg": "healthy/x.jpg",
+    }
+    assert summary(found.left_out) == (
+        "2: 1 image outside the class folders in Down Syndrome, 1 image outside the class folders in Down Syndrome/down"
+    )
+
+
+def test_other_class_folders_are_counted() -> None:
+    found = arrange(*BOTH, *(f"autism/{n}.jpg" for n in range(40)), "healthy/h.cr2", "unlabelled/u.heic")
+    assert summary(found.left_out) == (
+        "42: 40 images outside the class folders in autism, 1 .cr2 in healthy, "
+        "1 image outside the class folders in unlabelled"
+    )
+
+
+def test_the_folders_are_named_where_a_class_is_missing() -> None:
+    with pytest.raises(InputError) as refusal:
+        arrange(*(f"control/{n}.jpg" for n in range(7)), "down_syndrome/d.jpg", "control/a.cr2")
+    assert str(refusal.value).startswith(
+        "mine: no images of the class healthy (found: 1 of the class down_syndrome; left out 8: "
+        "7 images outside the class folders in control, 1 .cr2 in control); they belong in a folder named healthy, "
+    )
+
+
+@pytest.mark.parametrize(
+    "layout", ["{subset}/{label}/{n}.jpg", "{label}/{subset}/{n}.jpg", "set/{label}/x/{subset}/{n}.jpg"]
+)
+def test_a_split_of_the_sources_own_is_kept(layout: str) -> None:
+    names = {"Training": 5, "valid": 3, "Test_set": 2}
+    found = arrange(
+        *(
+            layout.format(subset=name, label=label, n=n)
+            for name, count in names.items()
+            for label in LABELS
+            for n in range(count)
+        )
+    )
+    assert found.subsets == {"train": 10, "validation": 6, "test": 4}
+    assert "healthy/train/4.jpg" in found.images.values()
+    assert "down_syndrome/validation/2.jpg" in found.images.values()
+    assert len(set(found.images.values())) == 20
+
+
+def test_one_folder_named_test_is_no_split() -> None:
+    found = arrange(*(f"test/{path}" for path in BOTH))
+    assert found.subsets == {}
+    assert set(found.images.values()) == set(BOTH)
+
+
+def test_images_beside_a_split_have_no_subset() -> None:
+    found = arrange("healthy/train/a.jpg", "healthy/test/a.jpg", "healthy/b.jpg", "down_syndrome/train/a.jpg")
+    assert found.images["healthy/b.jpg"] == "healthy/b.jpg"
+    assert found.subsets == {"train": 2, "test": 1}
+
+
+def test_collisions_are_counted() -> None:
+    with pytest.raises(
+        InputError,
+        match=r"^mine: 'healthy/a/0.jpg' and 'healthy/b/0.jpg' would both become healthy/0.jpg \(3 such images\)",
+    ):
+        arrange(*(f"healthy/{folder}/{n}.jpg" for folder in "ab" for n in range(3)), *BOTH)
 
 
 def test_pin_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
@@ -292,7 +377,7 @@ def test_pin_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
             (root / label).mkdir(parents=True)
         for name, data in files.items():
             (root / name).write_bytes(data)
-        return manifest.content_sha256(root)
+        return manifest.pin(manifest.digests(root))
 
     right = pin(GOOD, tmp_path / "1")
     assert right == pin(dict(reversed(GOOD.items())), tmp_path / "2")

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import io
+import json
 import os
 import random
 import shutil
@@ -21,12 +22,14 @@ import yaml
 from fake_kaggle import SIGNATURE, FakeKaggle
 
 from faces.cli import InputError
+from faces.naming import LABELS
 from faces.source import kaggle_client, kaggle_dataset, manifest
-from stages import download
+from stages import download, source
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "someone/some-faces"
-STAGE = [sys.executable, "-m", "stages.download", "downloads/images"]
+PATHS = (Path("downloads/source"), Path("downloads/images"), Path("data"))
+STAGE = [sys.executable, "-m", "stages.download", *map(str, PATHS)]
 KEY, API_TOKEN = "0123456789abcdef-key", "KGAT-secret-token"
 
 
@@ -109,16 +112,29 @@ def stage() -> subprocess.CompletedProcess[str]:
     return subprocess.run(STAGE, capture_output=True, text=True, timeout=60)
 
 
+def content(root: Path) -> str:
+    """Return the pin of the images in a folder."""
+    return manifest.pin(manifest.digests(root))
+
+
+def own() -> None:
+    """Run the two stages on a source of one's own."""
+    source.main(PATHS[0])
+    download.main(*PATHS)
+
+
 def assert_whole() -> None:
     """Assert that the output is the archive's images and nothing else lies beside it."""
-    assert manifest.content_sha256(Path("downloads/images")) == PIN
-    assert sorted(path.name for path in Path("downloads").iterdir()) == ["images", "kaggle"]
+    assert content(Path("downloads/images")) == PIN
+    assert hashlib.sha256(Path("downloads/images.sha256").read_bytes()).hexdigest() == PIN
+    assert sorted(path.name for path in Path("downloads").iterdir()) == ["images", "images.sha256", "kaggle"]
     assert len(list(Path("downloads/images").rglob("*"))) == 42
 
 
 def assert_nothing() -> None:
     """Assert that there is no output, nor a part of one."""
-    assert [path.name for path in Path("downloads").iterdir() if path.name != "kaggle"] == []
+    beside = {"kaggle", "source", "source.txt"}
+    assert [path.name for path in Path("downloads").glob("*") if path.name not in beside] == []
 
 
 def assert_silent(text: str) -> None:
@@ -133,8 +149,7 @@ def test_anonymous_then_never_again(kaggle: FakeKaggle) -> None:
     assert_whole()
     assert "https://www.kaggle.com/datasets/someone/some-faces" in first.stdout
     assert "licence  CC0-1.0" in first.stdout
-    assert "Thumbs.db" in first.stdout
-    assert "labeling.xlsx" in first.stdout
+    assert "left out 2: 1 .xlsx at the top, 1 .db in healty/healty" in first.stdout
     assert_silent(first.stdout + first.stderr)
     assert not any("Authorization" in request.headers for request in kaggle.requests)
 
@@ -164,7 +179,7 @@ def test_key(inline: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_USERNAME", "someone")
     monkeypatch.setenv("KAGGLE_KEY", KEY)
     client.api.authenticate()
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     assert inline.asked("download")[0].headers["Authorization"].startswith("Basic ")
     assert not any("Authorization" in request.headers for request in inline.asked("object"))
@@ -172,7 +187,7 @@ def test_key(inline: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_version_has_its_own_folder(inline: FakeKaggle, tmp_path: Path) -> None:
     write_params(tmp_path, dataset=f"{NAME}/3")
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     assert inline.asked("download")[0].body["datasetVersionNumber"] == 3
     assert Path("downloads/kaggle/someone/some-faces/3/some-faces.zip").exists()
@@ -181,7 +196,7 @@ def test_version_has_its_own_folder(inline: FakeKaggle, tmp_path: Path) -> None:
 @pytest.mark.parametrize("after", [0, 1, 65535, 65536, 65537, 1_000_000, len(ARCHIVE) - 1])
 def test_drop_resumes(inline: FakeKaggle, after: int) -> None:
     inline.faults["object"] = [fake_kaggle.drop(after)]
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     ranges = [request.headers["Range"] for request in inline.asked("object") if "Range" in request.headers]
     kept = after - after % kaggle_client.CHUNK
@@ -194,7 +209,7 @@ def test_many_drops_with_progress_are_not_too_many(inline: FakeKaggle) -> None:
         for part in range(2 * kaggle_dataset.ATTEMPTS)
         for fault in ([fake_kaggle.as_usual] if part else []) + [fake_kaggle.drop(100_000)]
     ]
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
 
 
@@ -202,9 +217,9 @@ def test_drop_resumes_in_the_next_run(inline: FakeKaggle, monkeypatch: pytest.Mo
     monkeypatch.setattr(kaggle_dataset, "ATTEMPTS", 1)
     inline.faults["object"] = [fake_kaggle.drop(1_000_000)]
     with pytest.raises(InputError, match=r"983,040 bytes are kept.*goes on from there.*ARCHIVE="):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert_nothing()
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     assert inline.requests[-2].headers["Range"] == "bytes=983040-"
 
@@ -212,7 +227,7 @@ def test_drop_resumes_in_the_next_run(inline: FakeKaggle, monkeypatch: pytest.Mo
 def test_server_that_ignores_range(inline: FakeKaggle) -> None:
     inline.honours_range = False
     inline.faults["object"] = [fake_kaggle.drop(1_000_000)]
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
 
 
@@ -220,7 +235,7 @@ def test_server_that_ignores_range_and_always_drops(inline: FakeKaggle) -> None:
     inline.honours_range = False
     inline.faults["object"] = [fake_kaggle.drop(1_000_000)] * 99
     with pytest.raises(InputError, match="without progress: the connection broke"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert_nothing()
 
 
@@ -229,7 +244,7 @@ def test_hang(kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOWNLOAD_STALL_SECONDS", "1.5")
     kaggle.faults["download"] = [fake_kaggle.hang]
     with pytest.raises(InputError, match=r"nothing arrived for 1.5 s; 0 bytes are kept"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert len(kaggle.asked("download")) == 1
     assert_nothing()
 
@@ -239,17 +254,17 @@ def test_stall(kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch, request: pyt
     monkeypatch.setenv("DOWNLOAD_STALL_SECONDS", "1.5")
     kaggle.faults["object"] = [fake_kaggle.stall(1_000_000)]
     with pytest.raises(InputError, match=r"nothing arrived for 1.5 s; 983,040 bytes are kept"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert_nothing()
     request.getfixturevalue("inline")
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
 
 
 def test_client_that_dies(kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(InputError, match="its client ended unexpectedly"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
 
 
 def test_busy_server_is_given_time(
@@ -263,7 +278,7 @@ def test_busy_server_is_given_time(
         fake_kaggle.status(500),
     ]
     inline.faults["object"] = [fake_kaggle.status(502)]
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     assert waits == [7, 0.02, 0.04, 0.08]
     out = capsys.readouterr().out
@@ -275,14 +290,14 @@ def test_busy_server_is_given_time(
 def test_busy_for_too_long(inline: FakeKaggle) -> None:
     inline.faults["download"] = [fake_kaggle.status(503)] * 99
     with pytest.raises(InputError, match="failed 5 times without progress: HTTP 503"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert len(inline.requests) == 5
 
 
 def test_asked_to_wait_too_long(inline: FakeKaggle) -> None:
     inline.faults["download"] = [fake_kaggle.status(429, {"Retry-After": "3600"})]
     with pytest.raises(InputError, match="HTTP 429, and it asks to wait 3600 s"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert len(inline.requests) == 1
 
 
@@ -307,7 +322,7 @@ def test_refusal_says_what_to_do(
 ) -> None:
     inline.faults[endpoint] = [answer]
     with pytest.raises(InputError, match=words) as refusal:
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     text = str(refusal.value)
     for advice in ("https://www.kaggle.com/settings", "~/.kaggle/access_token", "KAGGLE_API_TOKEN", "ARCHIVE="):
         assert advice in text
@@ -321,7 +336,7 @@ def test_refusal_names_the_credential(inline: FakeKaggle, monkeypatch: pytest.Mo
     monkeypatch.setenv("KAGGLE_API_TOKEN", API_TOKEN)  # stale: the client sends it all the same
     inline.faults["download"] = [fake_kaggle.status(401)]
     with pytest.raises(InputError, match="refused the credential in KAGGLE_API_TOKEN") as refusal:
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert_silent(str(refusal.value))
     assert API_TOKEN in inline.asked("download")[0].headers["Authorization"]
 
@@ -329,26 +344,26 @@ def test_refusal_names_the_credential(inline: FakeKaggle, monkeypatch: pytest.Mo
 def test_other_refusals_are_not_repeated(inline: FakeKaggle) -> None:
     inline.faults["download"] = [fake_kaggle.status(451)]
     with pytest.raises(InputError, match="HTTP 451"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert len(inline.requests) == 1
 
 
 def test_no_network(inline: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with pytest.raises(InputError, match=r"the connection was refused.*ARCHIVE="):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
 
 
 def test_licence_is_not_worth_failing_for(inline: FakeKaggle, capsys: pytest.CaptureFixture[str]) -> None:
     inline.faults["metadata"] = [fake_kaggle.status(403)]
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     assert "licence  Kaggle did not say (HTTP 403); see the page" in capsys.readouterr().out
 
 
 def test_licence_cannot_write_to_the_terminal(inline: FakeKaggle, capsys: pytest.CaptureFixture[str]) -> None:
     inline.licences = ("CC0\x1b[2J\n",)
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert "licence  CC0[2J\n" in capsys.readouterr().out
 
 
@@ -356,7 +371,7 @@ def test_error_body_is_not_resumed_onto(inline: FakeKaggle, capsys: pytest.Captu
     """A drop, then two errors: the client writes the second error's body over the archive and keeps the marker."""
     broken = fake_kaggle.status(503)
     inline.faults["object"] = [fake_kaggle.drop(1_000_000), fake_kaggle.as_usual, broken, broken]
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     out = capsys.readouterr().out
     assert "not of the archive's size" in out
@@ -368,7 +383,7 @@ def test_damage_is_noticed_and_mended(
     inline: FakeKaggle, fault: fake_kaggle.Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inline.faults["object"] = [fault]
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     assert "damaged" in capsys.readouterr().out
     assert not any("Range" in request.headers for request in inline.requests)
@@ -378,7 +393,7 @@ def test_damage_is_noticed_and_mended(
 def test_damage_twice_is_an_error(inline: FakeKaggle, fault: fake_kaggle.Fault) -> None:
     inline.faults["object"] = [fault, fault]
     with pytest.raises(InputError, match=r"is not a ZIP archive|Bad CRC"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert_nothing()
     assert not [path for path in Path("downloads").rglob("*") if path.is_file()]
 
@@ -386,10 +401,10 @@ def test_damage_twice_is_an_error(inline: FakeKaggle, fault: fake_kaggle.Fault) 
 def test_changed_dataset(inline: FakeKaggle) -> None:
     inline.archive, other = kaggle_layout(seed=1)
     with pytest.raises(InputError, match=rf"expected {PIN} .*got {other}.*ARCHIVE=.*data.sha256"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert_nothing()
     inline.archive = ARCHIVE
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
 
 
@@ -398,9 +413,9 @@ def test_changed_between_two_runs(inline: FakeKaggle, monkeypatch: pytest.Monkey
     inline.archive, _ = kaggle_layout(seed=1)
     inline.faults["object"] = [fake_kaggle.drop(1_000_000)]
     with pytest.raises(InputError, match="kept"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     inline.archive = ARCHIVE  # the second run must not append to the first archive's part
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
 
 
@@ -410,7 +425,7 @@ def test_full_disk_while_downloading(inline: FakeKaggle) -> None:
     arriving.mkdir(parents=True)
     (arriving / "some-faces.zip").symlink_to("/dev/full")
     with pytest.raises(InputError, match="No space left on device"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert_nothing()
 
 
@@ -421,8 +436,11 @@ def test_room_is_checked_before_the_download(kaggle: FakeKaggle, monkeypatch: py
     start = kaggle_dataset.Client._start
     monkeypatch.setattr(kaggle_dataset.Client, "_start", lambda self: started.append(start(self)) or started[-1])
     with pytest.raises(InputError, match=r"bytes to download and 5 free; make room"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert [process.poll() for process in started] == [-signal.SIGKILL]
+
+
+KEPT = Path("downloads/kaggle/someone/some-faces/latest/some-faces.zip")
 
 
 def place(archive: bytes) -> Path:
@@ -430,14 +448,14 @@ def place(archive: bytes) -> Path:
     path = Path("theirs.zip")
     path.write_bytes(archive)
     kaggle_dataset.main(path)
-    return Path("downloads/kaggle/someone/some-faces/latest/some-faces.zip")
+    return KEPT
 
 
 def test_room_is_checked_before_unpacking(kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     place(ARCHIVE)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))
     with pytest.raises(InputError, match=r"2,000,000 bytes to write and 5 free"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)
     assert_nothing()
 
 
@@ -448,11 +466,11 @@ def test_all_is_on_the_disk_before_the_rename(kaggle: FakeKaggle, monkeypatch: p
     rename = Path.rename
 
     def checked(self: Path, target: Path) -> Path:
-        assert {path.stat().st_ino for path in (self, *self.rglob("*"))} == synced
+        assert {path.stat().st_ino for path in (self, *self.rglob("*"))} <= synced
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", checked)
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
 
 
@@ -468,9 +486,9 @@ def test_full_disk_while_unpacking(kaggle: FakeKaggle) -> None:
 
 WITH = """
 import pathlib, sys
-sys.argv = ["stages.download", "downloads/images"]
+sys.argv = ["stages.download", "downloads/source", "downloads/images", "data"]
 from faces.cli import run
-from stages import download
+from stages import download, source
 {}
 run(download.main)
 """
@@ -491,7 +509,7 @@ def test_kill_while_unpacking(kaggle: FakeKaggle, moment: str) -> None:
     done = subprocess.run([sys.executable, "-c", WITH.format(die)], capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert not Path("downloads/images").exists()
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
 
 
@@ -499,7 +517,7 @@ def test_kill_between_download_and_verification(inline: FakeKaggle) -> None:
     arriving = Path("downloads/kaggle/someone/some-faces/latest/arriving")
     arriving.mkdir(parents=True)
     (arriving / "some-faces.zip").write_bytes(ARCHIVE)
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     assert inline.requests == []
 
@@ -525,7 +543,7 @@ def test_kill_while_downloading(
     time.sleep(2 * pause)
     assert part.stat().st_size == before < len(ARCHIVE)  # the client's process ended too
     request.getfixturevalue("inline")
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     assert f"resuming from {before:,} bytes" in capsys.readouterr().out
     assert kaggle.asked("object")[-1].headers["Range"] == f"bytes={before}-"
@@ -554,23 +572,55 @@ def test_progress_in_lines_and_as_a_bar(
 
 def test_archive_from_elsewhere(kaggle: FakeKaggle) -> None:
     place(ARCHIVE)
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert_whole()
     assert kaggle.requests == []
 
 
-def test_wrong_archive_from_elsewhere(kaggle: FakeKaggle) -> None:
+def test_what_is_no_archive_of_the_set_replaces_nothing(kaggle: FakeKaggle, tmp_path: Path) -> None:
     other, pin = kaggle_layout(seed=1)
-    path = place(other)
-    with pytest.raises(InputError, match=rf"expected {PIN} .*got {pin}"):
-        download.main(Path("downloads/images"))
-    assert_nothing()
-    assert path.read_bytes() == other
-    place(ARCHIVE)
-    download.main(Path("downloads/images"))
+    refused = {"missing.zip": "no such file", "notes.txt": "not a ZIP archive", "other.zip": f"pinned ones.*got {pin}"}
+    refused |= {"cut.zip": "cut short", "flipped.zip": "damaged", "folder": "no such file"}
+    Path("notes.txt").write_bytes(b"notes")
+    Path("other.zip").write_bytes(other)
+    Path("cut.zip").write_bytes(ARCHIVE[:-30])
+    Path("flipped.zip").write_bytes(ARCHIVE[:60_000] + bytes([ARCHIVE[60_000] ^ 1]) + ARCHIVE[60_001:])
+    Path("folder").mkdir()
+    for before in (False, True):
+        if before:
+            place(ARCHIVE)
+        for name, words in refused.items():
+            with pytest.raises(InputError, match=words):
+                kaggle_dataset.main(Path(name))
+            assert KEPT.exists() == before
+    assert KEPT.read_bytes() == ARCHIVE
+    download.main(*PATHS)
     assert_whole()
-    with pytest.raises(InputError, match="no such file"):
-        kaggle_dataset.main(Path("missing.zip"))
+
+
+def test_the_kept_archive_and_the_arriving_one_may_be_given(kaggle: FakeKaggle) -> None:
+    arriving = KEPT.parent / "arriving" / KEPT.name
+    arriving.parent.mkdir(parents=True)
+    arriving.write_bytes(ARCHIVE)
+    kaggle_dataset.main(arriving)
+    assert arriving.read_bytes() == ARCHIVE
+    kaggle_dataset.main(KEPT)
+    link = Path("link.zip")
+    link.symlink_to(KEPT)
+    kaggle_dataset.main(link)
+    assert link.is_symlink()
+    assert KEPT.read_bytes() == ARCHIVE
+    download.main(*PATHS)
+    assert content(Path("downloads/images")) == PIN
+
+
+def test_a_pin_that_changes_after_an_archive_was_given(kaggle: FakeKaggle, tmp_path: Path) -> None:
+    path = place(ARCHIVE)
+    write_params(tmp_path, sha256="0" * 64)
+    with pytest.raises(InputError, match=rf"expected 0000.*got {PIN}"):
+        download.main(*PATHS)
+    assert_nothing()
+    assert path.read_bytes() == ARCHIVE
 
 
 def own_folder(root: Path) -> Path:
@@ -579,74 +629,168 @@ def own_folder(root: Path) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
     (root / "healthy" / "link.jpg").symlink_to(root / "Down Syndrome" / "a.JPG")
-    (root / "healthy" / "round").symlink_to(root)
     return root
 
 
 def test_own_folder_and_own_archive(tmp_path: Path, kaggle: FakeKaggle, capsys: pytest.CaptureFixture[str]) -> None:
-    own = own_folder(tmp_path / "own")
-    write_params(tmp_path, source=str(own))
-    download.main(Path("downloads/images"))
+    folder = own_folder(tmp_path / "own")
+    write_params(tmp_path, source=str(folder))
+    own()
     expected = {"down_syndrome/a.JPG", "down_syndrome/b.webp", "healthy/a.png", "healthy/link.jpg"}
     root = Path("downloads/images")
     assert {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} == expected
     assert not any(path.is_symlink() for path in root.rglob("*"))
     out = capsys.readouterr().out
     assert "no pin" in out
-    assert "notes.txt" in out
-    content = manifest.content_sha256(root)
+    assert "left out 2: 1 .txt at the top, 1 hidden file in healthy" in out
+    pin = content(root)
 
-    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", own)
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
     write_params(tmp_path, source=packed)
-    download.main(root)  # replaces the earlier output
-    assert manifest.content_sha256(root) == content
+    own()  # replaces the earlier output
+    assert content(root) == pin
 
 
 def test_sample(tmp_path: Path, kaggle: FakeKaggle, capsys: pytest.CaptureFixture[str]) -> None:
     write_params(tmp_path, source="sample")
     params = Path("params.yaml")
     params.write_text(params.read_text().replace("images_per_class: 60", "images_per_class: 20"))
-    download.main(Path("downloads/images"))
+    download.main(*PATHS)
     assert {path.name for path in Path("downloads/images").iterdir()} == {"down_syndrome", "healthy"}
-    assert sorted(path.name for path in Path("downloads").iterdir()) == ["images"]
+    assert sorted(path.name for path in Path("downloads").iterdir()) == ["images", "images.sha256"]
     out = capsys.readouterr().out
     assert "sample: drawn faces, not the paper's data" in out
-    assert "left out 1 not images of a class: Thumbs.db" in out
+    assert "left out 1: 1 .db in down_syndrome" in out
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
         (["healthy/a.jpg"], "no images of the class down_syndrome"),
-        (["healthy/a.jpg", "down_syndrome/readme.txt"], "no images of the class down_syndrome"),
+        (["healthy/a.jpg", "down_syndrome/readme.txt"], r"left out 1: 1 \.txt in down_syndrome"),
         ([], "no images of the class"),
         (["healthy/x/a.jpg", "healthy/y/A.JPG", "down_syndrome/a.jpg"], "would both become healthy/A.JPG"),
     ],
 )
 def test_own_folder_that_cannot_be_used(tmp_path: Path, kaggle: FakeKaggle, names: list[str], words: str) -> None:
-    own = tmp_path / "own"
-    own.mkdir()
+    folder = tmp_path / "own"
+    folder.mkdir()
     for name in names:
-        (own / name).parent.mkdir(parents=True, exist_ok=True)
-        (own / name).write_bytes(b"x")
-    write_params(tmp_path, source=str(own))
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    write_params(tmp_path, source=str(folder))
     with pytest.raises(InputError, match=words):
-        download.main(Path("downloads/images"))
+        own()
     assert_nothing()
 
 
-def test_source_that_is_not_there_or_is_the_output(tmp_path: Path, kaggle: FakeKaggle) -> None:
-    write_params(tmp_path, source="nowhere")
-    with pytest.raises(InputError, match="neither kaggle nor sample nor a path that exists"):
-        download.main(Path("downloads/images"))
-    (tmp_path / "downloads" / "images").mkdir(parents=True)
-    for source in ("downloads", "downloads/images"):
-        write_params(tmp_path, source=source)
-        with pytest.raises(InputError, match="lie in one another"):
-            download.main(Path("downloads/images"))
+def test_the_sources_own_split_is_kept_and_named(
+    tmp_path: Path, kaggle: FakeKaggle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in LABELS:
+        for subset in ("train", "valid", "test"):
+            (tmp_path / "own" / subset / label).mkdir(parents=True)
+            (tmp_path / "own" / subset / label / "1.jpg").write_bytes(b"x")
+    write_params(tmp_path, source="own")
+    own()
+    assert Path("downloads/images/healthy/validation/1.jpg").exists()
+    assert "split    the source's own: 2 test, 2 train, 2 validation; used by split.scheme folders" in (
+        capsys.readouterr().out
+    )
+
+
+# What is in the place of the outputs
+
+
+def test_a_second_run_replaces_what_the_first_one_made(tmp_path: Path, kaggle: FakeKaggle) -> None:
+    folder = own_folder(tmp_path / "own")
+    write_params(tmp_path, source="own")
+    own()
+    shutil.copytree("downloads/images", "data")  # as data.dvc does
+    (folder / "healthy/a.png").unlink()
+    (folder / "healthy/new.png").write_bytes(b"new")
+    own()
+    names = {path.name for path in Path("downloads/images/healthy").iterdir()}
+    assert names == {"link.jpg", "new.png"}
+    assert list(Path("data").iterdir()) == []  # DVC imports the new images there
+    shutil.copytree("downloads/images", "data", dirs_exist_ok=True)
+    own()
+    assert {path.name for path in Path("data/healthy").iterdir()} == names  # nothing new: left as it is
+
+
+@pytest.mark.parametrize("place", ["data/healthy/mine.jpg", "data/notes.txt", "downloads/images/healthy/mine.jpg"])
+@pytest.mark.parametrize("record", [True, False])
+def test_what_the_pipeline_did_not_make_is_not_replaced(
+    tmp_path: Path, kaggle: FakeKaggle, place: str, record: bool
+) -> None:
+    folder = own_folder(tmp_path / "own")
+    write_params(tmp_path, source="own")
+    own()
+    shutil.copytree("downloads/images", "data")
+    if not record:
+        Path("downloads/images.sha256").unlink()
+    Path(place).write_bytes(b"the only copy")
+    (folder / "healthy/new.png").write_bytes(b"new")
+    with pytest.raises(InputError, match=rf"^{place} was not made by the pipeline, .*\(1 such file.*data.source"):
+        own()
+    assert Path(place).read_bytes() == b"the only copy"
+    assert {path.name for path in Path("downloads/images/healthy").iterdir()} >= {"a.png", "link.jpg"}
+    Path(place).unlink()
+    own()
+    assert Path("downloads/images/healthy/new.png").exists()
+
+
+def test_an_image_edited_in_data_is_not_replaced(tmp_path: Path, kaggle: FakeKaggle) -> None:
+    own_folder(tmp_path / "own")
+    write_params(tmp_path, source="own")
+    own()
+    shutil.copytree("downloads/images", "data")
+    Path("data/healthy/a.png").write_bytes(b"cropped by hand")
+    (tmp_path / "own/healthy/new.png").write_bytes(b"new")
+    with pytest.raises(InputError, match=r"data/healthy/a\.png was not made by the pipeline"):
+        own()
+
+
+def test_data_that_is_a_link_keeps_leading_there(tmp_path: Path, kaggle: FakeKaggle) -> None:
+    own_folder(tmp_path / "own")
+    write_params(tmp_path, source="own")
+    own()
+    shutil.copytree("downloads/images", tmp_path / "large disk")
+    Path("data").symlink_to(tmp_path / "large disk")
+    (tmp_path / "own/healthy/new.png").write_bytes(b"new")
+    own()
+    assert Path("data").is_symlink()
+    assert list(Path("data").iterdir()) == []
+
+
+# Credentials
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("kaggle.json", '{"username": "someone", "key": "' + KEY + '"}'),
+        ("access_token", API_TOKEN),
+    ],
+)
+def test_a_credential_that_powershell_wrote(
+    kaggle: FakeKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    arriving = KEPT.parent / "arriving"
+    arriving.mkdir(parents=True)
+    (arriving / KEPT.name).write_bytes(ARCHIVE[:900_000])
+    marker = {"size": len(ARCHIVE), "validator": "x"}
+    (arriving / f"{KEPT.name}.kaggle-partial").write_text(json.dumps(marker))
+    file = tmp_path / "home/.kaggle" / name
+    file.write_bytes(text.encode("utf-16"))
+    with pytest.raises(InputError, match=rf"the credential in {file} cannot be read.*PowerShell.*UTF-16") as refusal:
+        download.main(*PATHS)
+    assert_silent(str(refusal.value))
+    assert (arriving / KEPT.name).read_bytes() == ARCHIVE[:900_000]
+    assert kaggle.asked("object") == []
 
 
 def test_environment_that_is_not_a_number(kaggle: FakeKaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOWNLOAD_STALL_SECONDS", "soon")
     with pytest.raises(InputError, match="DOWNLOAD_STALL_SECONDS is 'soon'"):
-        download.main(Path("downloads/images"))
+        download.main(*PATHS)

@@ -18,6 +18,7 @@ from torchvision.transforms import functional as transform
 from trained import recipe
 
 from faces.images import decode as images
+from faces.source.listing import list_classes
 from faces.source.sample import draw
 from faces.training import loop, transforms
 from faces.training.checkpoint import Checkpoint
@@ -60,9 +61,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Images, Images]:
     """Return two thirds of the drawn faces for training, the others for validation."""
     root = tmp_path_factory.mktemp("faces")
     draw(root, PER_CLASS)
-    paths = [
-        path for path in images.list_images(root) if path != f"healthy/healty_{PER_CLASS + 1}.jpg"
-    ]  # one is broken
+    broken = f"healthy/healty_{PER_CLASS + 1}.jpg"
+    paths = [path for path in list_classes(root).images if path != broken]
     subsets = []
     for part in (paths[0::3] + paths[1::3], paths[2::3]):
         pixels = torch.from_numpy(images.load(root, part, TRANSFORMS["resize"]))
