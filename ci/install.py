@@ -20,7 +20,7 @@ ENVIRONMENT = Path(".venv")
 PYTHON = ENVIRONMENT / "bin/python"
 UV = ENVIRONMENT / "bin/uv"
 MADE = ENVIRONMENT / ".made"  # by this command, which may therefore make it anew
-RECORD = ENVIRONMENT / ".installed"  # JSON: what was installed, and in which folder
+RECORD = ENVIRONMENT / ".installed"  # JSON: where .venv is, with which build of torch; when it is whole, from what
 
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
 HASHED = ("--require-hashes", "--build-constraint", RUNTIME)  # what a package is built with is pinned, too
@@ -56,6 +56,9 @@ def main(dev: bool, torch: str | None) -> None:
         announce(torch)
     if before != torch:
         uv("uninstall", *cuda)
+    write_record(
+        {"folder": wanted["folder"], "torch": torch}
+    )  # so that an install that is interrupted goes on with the same build
     if torch == "cpu":
         rest = "".join(pins[name] for name in pins.keys() - cuda.keys())
         uv("install", *HASHED, "--no-deps", "-r", "-", text=rest)
@@ -65,13 +68,13 @@ def main(dev: bool, torch: str | None) -> None:
     if dev:
         uv("install", *HASHED, "--no-deps", "-r", DEVELOPMENT)
     complete()
-    write_record(record | wanted)
+    write_record(record | wanted)  # what check and test need is still there
 
 
 def make_environment(moved: bool) -> None:
     """Leave a `.venv` whose Python runs, that holds uv, and whose commands do not name the folder they lie in."""
     if ENVIRONMENT.exists() and not works(PYTHON):
-        if not (MADE.exists() or RECORD.exists()):
+        if not MADE.exists():
             sys.exit("error: .venv has no Python 3.11 or newer that runs, and make did not make it; move it away")
         print(".venv has no Python that runs: making it anew", flush=True)
         shutil.rmtree(ENVIRONMENT)

@@ -249,6 +249,15 @@ def test_the_cpu_build_and_back(project: Path, index: Index, environment: dict[s
     assert "invalid choice: 'rocm'" in done.stdout
 
 
+def test_an_interrupted_install_goes_on_with_the_same_build(project: Path, environment: dict[str, str]) -> None:
+    unreachable = {**environment, "TORCH_INDEX": "http://127.0.0.1:9"}
+    assert make(project, "install", "TORCH=cpu", **unreachable).returncode == 2
+    assert not {"torch-2.0", "torch-2.0+cpu"} & packages(project)
+    assert make(project, "install", **environment).returncode == 0
+    assert {"torch-2.0+cpu", "torchvision-0.2+cpu"} <= packages(project)
+    assert not {"nvidia_cublas-1.0", "triton-1.0"} & packages(project)
+
+
 def test_a_moved_folder(project: Path, index: Index, environment: dict[str, str]) -> None:
     """Its commands work at once; the rest is mended by the next target, without a network."""
     moved = project.rename(project.with_name("elsewhere, renamed"))
