@@ -170,6 +170,7 @@ def fit(
         "at_stop": epochs[-1],
         "history": epochs,
         "device": device.type,
+        "machine": machine.arithmetic(device.type, recipe.precision),
         "processes": processes,
         "machine": machine.arithmetic(device.type, recipe.precision),
         "model_sha256": hashlib.sha256(model).hexdigest(),
