@@ -15,17 +15,35 @@ def out_of_memory(error: BaseException) -> bool:
     """Say whether an exception means that memory ran out: Python's own, the system's, or torch's on any device."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    words = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "std::bad_alloc")
+    words = ("can't allocate memory", "Cannot allocate memory", "not enough memory", "std::bad_alloc", "failed to map")
     return type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+        isinstance(error, RuntimeError | ImportError) and any(word in str(error) for word in words)
     )
+
+
+def in_a_line(error: BaseException) -> str | None:
+    """Return what to tell the user of a fault that the user can mend; None of any other."""
+    if isinstance(error, InputError):
+        return str(error)
+    if out_of_memory(error):
+        return "the memory is full; end other programs, or raise the limit that this one runs under"
+    if not isinstance(error, OSError):
+        return None
+    where = f": {error.filename}" if error.filename else ""
+    match error.errno:
+        case errno.ENOENT if where:
+            return f"{error.filename} is not there; `dvc repro` makes it, or `dvc pull` fetches it"
+        case errno.ENOSPC | errno.EROFS | errno.EDQUOT:
+            return f"cannot write{where}: {error.strerror}; free the space or the permission and run again"
+        case errno.EACCES | errno.EISDIR | errno.ENOTDIR | errno.ENAMETOOLONG | errno.ELOOP:
+            return f"cannot open{where}: {error.strerror}"
+    return None
 
 
 def run(main: Callable[..., Any]) -> None:
     """Call `main` with its command line: positional paths in, paths out.
 
-    `InputError`, an input that is not there, a full or read-only disk and too little memory end with one line on stderr
-    and exit status 1.
+    A fault that the user can mend (`in_a_line`) ends with one line on stderr and exit status 1.
     """
     import typer
 
@@ -33,21 +51,13 @@ def run(main: Callable[..., Any]) -> None:
     def guarded(*arguments: Any, **options: Any) -> None:
         try:
             main(*arguments, **options)
-        except InputError as error:
-            sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             sys.exit("interrupted; the same command goes on from here")
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+        except Exception as error:
+            line = in_a_line(error)
+            if line is None:
                 raise
-            sys.exit("error: the memory is full; end other programs, or raise the limit that this one runs under")
-        except OSError as error:
-            if error.errno == errno.ENOENT and error.filename:
-                sys.exit(f"error: {error.filename} is not there; `dvc repro` makes it, or `dvc pull` fetches it")
-            if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
-                raise
-            where = f": {error.filename}" if error.filename else ""
-            sys.exit(f"error: cannot write{where}: {error.strerror}; free the space or the permission and run again")
+            sys.exit(f"error: {line}")
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(guarded)

@@ -32,6 +32,12 @@ def ended(fault: BaseException, monkeypatch: pytest.MonkeyPatch) -> str | int | 
         ),
         (OSError(errno.ENOSPC, "No space left on device", ".cache/a"), "error: cannot write: .cache/a: No space left"),
         (OSError(errno.EROFS, "Read-only file system"), "error: cannot write: Read-only file system"),
+        (OSError(errno.EACCES, "Permission denied", "a/b"), "error: cannot open: a/b: Permission denied"),
+        (OSError(errno.EISDIR, "Is a directory", "models"), "error: cannot open: models: Is a directory"),
+        (MemoryError(), "error: the memory is full"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "error: the memory is full"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: the memory is full"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "error: the memory is full"),
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
@@ -42,7 +48,7 @@ def test_one_line(fault: BaseException, words: str, monkeypatch: pytest.MonkeyPa
     assert "\n" not in said
 
 
-@pytest.mark.parametrize("fault", [ValueError("a mistake of ours"), OSError(errno.EIO, "Input/output error")])
+@pytest.mark.parametrize("fault", [ValueError("ours"), RuntimeError("ours"), OSError(errno.EIO, "Input/output error")])
 def test_what_the_user_cannot_mend_keeps_its_traceback(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["command"])
 
@@ -54,9 +60,8 @@ def test_what_the_user_cannot_mend_keeps_its_traceback(fault: Exception, monkeyp
 
 
 def test_a_stage_whose_input_is_missing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stages.compare", str(tmp_path), str(tmp_path / "predictions"), "paper.yaml"]
-    outs = [str(tmp_path / name) for name in ("a.json", "a.csv", "a.md")]
-    done = subprocess.run([*command, *outs], capture_output=True, text=True)
+    words = [tmp_path, tmp_path / "predictions", "paper.yaml", "--seeds", tmp_path / "seeds.json", "--out", tmp_path]
+    done = subprocess.run([sys.executable, "-m", "stages.compare", *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"error: {tmp_path}")

@@ -119,6 +119,18 @@ def test_no_weights_and_no_torch_file(tmp_path: Path) -> None:
         model.read_state_dict(tmp_path / "text.pth")
 
 
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("... can't allocate memory ..."), OSError(12, "no")])
+def test_too_little_memory_is_not_the_files_fault(
+    weights: Path, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(InputError, match="the memory does not hold it"):
+        model.read_state_dict(weights)
+
+
 def test_a_body_is_no_trained_model(weights: Path) -> None:
     with pytest.raises(InputError, match="no trained two-class model"):
         model.load_model(weights)
