@@ -172,7 +172,6 @@ def fit(
         "device": device.type,
         "machine": machine.arithmetic(device.type, recipe.precision),
         "processes": processes,
-        "machine": machine.arithmetic(device.type, recipe.precision),
         "model_sha256": hashlib.sha256(model).hexdigest(),
     }
     timing = {

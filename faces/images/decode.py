@@ -189,6 +189,8 @@ def _reason(error: Exception, path: Path) -> str:
 
 def _what(path: Path) -> str:
     """Say what a file is that no decoder takes, as far as its first bytes tell."""
+    if not path.is_file():  # a pipe would be waited for once more
+        return "not a file"
     with path.open("rb") as file:
         start = file.read(1024)
     if not start:

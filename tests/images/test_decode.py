@@ -352,6 +352,14 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     assert reason(tmp_path / "missing.jpg") == os.strerror(2).lower()
 
 
+def test_a_pipe_is_not_waited_for_twice(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(reason, tmp_path / "pipe.jpg")
+        (tmp_path / "pipe.jpg").write_bytes(b"")
+        assert found.result(timeout=10) == "not a file"
+
+
 def test_the_header_of_a_refused_file_is_kept(tmp_path: Path) -> None:
     Image.new("RGB", (10, 20)).save(tmp_path / "a.png")
     with pytest.raises(UnreadableError) as caught:
