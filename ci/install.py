@@ -50,6 +50,7 @@ def main(dev: bool, torch: str | None) -> None:
     if wanted.items() <= record.items() and works(PYTHON):
         return
     make_environment(moved=record.get("folder", wanted["folder"]) != wanted["folder"])
+    record = read_record()  # nothing, if .venv was made anew
     pins = read_pins(Path(RUNTIME))
     cuda = {name: pin for name, pin in pins.items() if TORCH.fullmatch(name) or CUDA.fullmatch(name)}
     if not record:

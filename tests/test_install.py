@@ -281,6 +281,7 @@ def test_a_command_called_by_its_path_finds_the_stages_python(project: Path, env
 
 
 def test_a_python_that_is_gone(project: Path, environment: dict[str, str]) -> None:
+    assert make(project, "develop", "TORCH=cpu", **environment).returncode == 0
     (project / ".venv/bin/python").unlink()
     (project / ".venv/bin/python").symlink_to("/nowhere/python3")
     (project / ".venv/old").touch()
@@ -288,7 +289,9 @@ def test_a_python_that_is_gone(project: Path, environment: dict[str, str]) -> No
     assert done.returncode == 0, done.stdout
     assert "making it anew" in done.stdout
     assert not (project / ".venv/old").exists()
-    assert "dvc-1.0" in packages(project)
+    assert {"dvc-1.0", "torch-2.0+cpu"} <= packages(project)
+    assert make(project, "develop", **environment).returncode == 0
+    assert "pytest-1.0" in packages(project)
 
 
 def test_a_venv_of_somebody_else_that_does_not_run(project: Path, environment: dict[str, str]) -> None:
