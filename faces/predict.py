@@ -88,9 +88,13 @@ class Predictor:
         from faces.images.decode import UnreadableError, read, to_array
 
         try:
+            if path.exists() and not path.is_file():
+                return "not a regular file"
             return to_array(read(path, self.threshold.max_pixels)[1], self.resize)
         except UnreadableError as error:
             return error.reason
+        except OSError as error:  # a folder that may not be looked into
+            return (error.strerror or "").lower()
 
     def _scored(self, path: Path, probability: float) -> Prediction:
         decision = LABELS[probability >= self.threshold.value]

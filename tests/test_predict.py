@@ -281,27 +281,33 @@ def test_the_command_line_in_any_folder(project: Path, tmp_path: Path) -> None:
 
 
 def test_rows_come_while_others_are_scored_and_an_interruption_says_how_many(project: Path, tmp_path: Path) -> None:
-    """The second batch waits for a pipe that nobody fills: what came before is all that there is."""
-    folder = tmp_path / "pictures"
+    n = 5000
+    folder, output = tmp_path / "pictures", tmp_path / "scores.csv"
     folder.mkdir()
-    for i in range(BATCH["cpu"] + 1):
-        shutil.copy("data/healthy/healty_1.jpg", folder / f"{i:03}.jpg")
-    last = sorted(folder.iterdir())[-1]
-    last.unlink()
-    os.mkfifo(last)
-    output = tmp_path / "scores.csv"
-    words = (*map(str, sorted(folder.iterdir())), "--output", str(output), "--model", str(project / "model"))
-    running = subprocess.Popen(command(*words), env=environment(), cwd=tmp_path, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not (output.exists() and output.read_text().count("\n") == 17):
-        assert time.monotonic() < deadline
-        assert running.poll() is None
-        time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    with last.open("wb"):  # now the waiting thread can end
-        pass
-    _, err = running.communicate(timeout=60)
+    for i in range(n):
+        (folder / f"{i:04}.jpg").hardlink_to(project / "data/healthy/healty_1.jpg")
+    words = (str(folder), "--output", str(output), "--model", str(project / "model"))
+    with subprocess.Popen(command(*words), env=environment(), cwd=tmp_path, stderr=subprocess.PIPE) as running:
+        deadline = time.monotonic() + 120
+        while not (output.exists() and output.read_text().count("\n") > BATCH["cpu"]):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
-    assert f"interrupted: 16 of 17 images are scored, their rows are in {output}" in err.decode()
+    rows = table(output.read_text())
+    assert BATCH["cpu"] <= len(rows) < n
+    assert f"interrupted: {len(rows)} of {n} images are scored, their rows are in {output}" in err.decode()
     assert b"Traceback" not in err
-    assert len(table(output.read_text())) == 16
+    assert all(row["model_sha256"] for row in rows)  # the last one is complete, too
+
+
+def test_a_pipe_is_no_image_and_nothing_waits_for_it(
+    project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert run(str(tmp_path / "pipe.jpg"), "/dev/null", "data/healthy/healty_1.jpg") == 1
+    pipe, null, image = table(capsysbinary.readouterr().out.decode())
+    assert pipe["error"] == null["error"] == "not a regular file"
+    assert image["error"] == ""

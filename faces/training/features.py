@@ -8,13 +8,13 @@ validation images, which nothing random enters, are computed once for all epochs
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from PIL import __version__ as pillow_version
 from torch import Tensor
 from torchvision.models import ResNet
 
@@ -26,6 +26,8 @@ from faces.training.recipe import Recipe, evaluation_size
 # Images that go through the body at once, whatever the run's batch size. Few on a CPU: larger layers' outputs would be
 # mapped anew by the system each time, and their first touch costs a sixth of the body's time.
 CHUNK = {"cpu": 16, "cuda": 64}
+
+DECODERS = ("pillow", "simplejpeg", "pi-heif")  # packages by whose versions pixels may differ
 
 Progress = Callable[[int], object]  # told how many more images are done
 Rows = npt.NDArray[np.int64]
@@ -48,7 +50,11 @@ def load_subset(root: Path, split: pd.DataFrame, subset: str, size: int) -> Imag
     for path in paths:
         content.update(bytes.fromhex(file_sha256(root / path)))
     key = cache.fingerprint(
-        kind="pixels", content=content.hexdigest(), size=size, pillow=pillow_version, code=cache.code(decode)
+        kind="pixels",
+        content=content.hexdigest(),
+        size=size,
+        decoders=list(map(version, DECODERS)),
+        code=cache.code(decode),
     )
 
     def fill(out: Tensor) -> None:
