@@ -32,7 +32,9 @@ def main(
     write_json(metrics / "timing.json", timing)
     evidence = report.read_evidence(metrics, params.splits)
     pictures = {
-        path.relative_to(plots).with_suffix("").as_posix(): path.read_bytes() for path in sorted(plots.rglob("*.png"))
+        path.relative_to(plots).with_suffix("").as_posix(): path.read_bytes()
+        for folder in ("explain", "figures")
+        for path in sorted((plots / folder).glob("*.png"))
     }
     provenance = {"commit": commit(), "lock": lock_sha256(Path("dvc.lock"))}
 
