@@ -24,6 +24,8 @@ from faces.source.manifest import same_file
 CHUNK = 1 << 20  # bytes
 LOCAL_HEADER = 30  # bytes before a member's name and data, at least (APPNOTE 4.3.7)
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others can need gigabytes of memory, or a newer Python
+OTHERS = {b"Rar!": "RAR", b"7z\xbc\xaf": "7z", b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
+TAR = 257  # where a tar archive has its mark
 ENCRYPTED = 0x1 | 0x40 | 0x2000  # flag bits: encrypted, strongly, with a masked directory (APPNOTE 4.4.4)
 
 
@@ -133,15 +135,19 @@ def _check_end(path: Path, limits: Limits) -> None:
     """Check the end record (APPNOTE 4.3.16), before `zipfile` reads a directory of any length into memory."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(TAR + 5)
         file.seek(max(0, size - 22 - 65535))
         tail = file.read()
-    if start == b"PK\x07\x08":
+    if start.startswith(b"PK\x07\x08"):
         raise DamagedArchiveError(f"{path} is one part of an archive in several; join them with `zip -s 0` first")
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < 22:
-        what = "is cut short: its end is missing" if start == b"PK\x03\x04" else "is not a ZIP archive"
-        raise DamagedArchiveError(f"{path} {what} ({size} bytes){HINT}")
+        if start.startswith(b"PK\x03\x04"):
+            raise DamagedArchiveError(f"{path} is cut short: its end is missing ({size} bytes){HINT}")
+        other = next((name for beginning, name in OTHERS.items() if start.startswith(beginning)), None)
+        if other or start[TAR:] == b"ustar":
+            raise DamagedArchiveError(f"{path} is not a ZIP archive but {other or 'tar'}; pack the images as ZIP")
+        raise DamagedArchiveError(f"{path} is not a ZIP archive ({size} bytes){HINT}")
     disk, first_disk, on_disk, entries = struct.unpack("<4H", tail[at + 4 : at + 12])
     if (disk, first_disk) not in ((0, 0), (0xFFFF, 0xFFFF)) or on_disk != entries:
         raise DamagedArchiveError(f"{path} is one part of an archive in several; join them with `zip -s 0` first")

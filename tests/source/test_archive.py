@@ -140,7 +140,9 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut in front": (lambda: PLAIN[60:], "overlaps"),
     "HTML": (lambda: b"<html>sorry</html>", "not a ZIP archive"),
     "empty file": (lambda: b"", "not a ZIP archive"),
-    "RAR": (lambda: b"Rar!\x1a\x07\x01\x00" + bytes(99), "not a ZIP archive"),
+    "RAR": (lambda: b"Rar!\x1a\x07\x01\x00" + bytes(99), "not a ZIP archive but RAR; pack the images as ZIP"),
+    "tar": (lambda: bytes(257) + b"ustar" + bytes(250), "not a ZIP archive but tar; pack the images as ZIP"),
+    "tar.gz": (lambda: b"\x1f\x8b\x08" + bytes(99), "not a ZIP archive but gzip; pack the images as ZIP"),
     "nothing in it": (lambda: b"PK\x05\x06" + bytes(18), "no images of the class"),
 }
 
