@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = demo.overlay(
     },
 )
 # times and what shows them, and what names the commit: the only outputs that differ from run to run
-MEASURED = {"timing.json", "index.html", "tables.md", "MODEL_CARD.md"}
+MEASURED = {"timing.json", "index.html", "tables.md", "MODEL_CARD.md", "comparison.md"}
 BETWEEN = "DVC, before, between or after stages"
 BEGINS = re.compile(r"^Running stage '(.+)'", re.MULTILINE)
 POLL = 0.02  # seconds
