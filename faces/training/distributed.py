@@ -95,7 +95,10 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes; torch's SyncBatchNorm does it on GPUs only."""
+    """Batch norm over the batches of all processes, on any device.
+
+    torch's SyncBatchNorm works on GPUs only, and mixes types in bf16 where a process has no image of a batch.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise a share [N, C, H, W] of the batch; N may be 0 and differ between processes."""
