@@ -1,7 +1,7 @@
 """Two processes train the model that one process trains, on two machines and after kills, too.
 
-A process that torchrun starts spends seconds on imports, as torchrun itself does. So it starts only the first two, and
-those that are killed; the others are started as it would, with the imports done.
+A process that torchrun starts spends seconds on imports, as torchrun itself does. So it starts only the first two; the
+others are started as it would start them, with the imports done.
 """
 
 import json
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 from forked import finish, start, start_together
@@ -38,8 +37,14 @@ SMALL = demo.overlay(
         "recipes": {
             # small steps: larger ones amplify rounding (tests/test_reference.py)
             "trial1": {"batch_size": 13, "learning_rate": 0.00003},
-            # many quick epochs, in which to kill it
-            "trial2": {"batch_size": 13, "learning_rate": 0.001, "freeze": "layer4", "max_epochs": 30, "patience": 30},
+            "trial2": {  # many quick epochs, in which to kill it
+                "batch_size": 13,
+                "learning_rate": 0.001,
+                "freeze": "layer4",
+                "max_epochs": 30,
+                "patience": 30,
+                "transforms": {"crop": 32},
+            },
         },
     },
 )
@@ -66,22 +71,18 @@ def one(project: Path) -> Path:
 @pytest.fixture(scope="module")
 def two(project: Path) -> Path:
     """Return the outputs of two processes that torchrun started."""
-    launched = torchrun(project, "two", "trial1")
-    said, _ = launched.communicate(timeout=300)
-    assert launched.returncode == 0, said[-4000:]
-    return project / "two"
-
-
-def torchrun(project: Path, out: str, run: str) -> subprocess.Popen[str]:
-    words = ["stages.train", run, "data", "split/seed1.csv", "--weights", "weights", "--out", out]
-    return subprocess.Popen(
-        [sys.executable, "-m", *TORCHRUN, *words, "--history", f"{out}/history.csv"],
+    words = ["stages.train", "trial1", "data", "split/seed1.csv", "--weights", "weights", "--out", "two"]
+    launched = subprocess.run(
+        [sys.executable, "-m", *TORCHRUN, *words, "--history", "two/history.csv"],
         cwd=project,
-        env={**os.environ, "FACES_CACHE": str(project / f"cache-{out}"), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "FACES_CACHE": str(project / "cache-two"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        timeout=300,
     )
+    assert launched.returncode == 0, launched.stdout[-4000:]
+    return project / "two"
 
 
 def train_by_two(project: Path, out: str, **options: str | Path) -> None:
@@ -131,17 +132,16 @@ def test_two_machines_train_the_model_of_two_processes(project: Path, two: Path,
 
 def test_a_killed_process_changes_nothing(project: Path) -> None:
     train_by_two(project, "undisturbed", run="trial2")
-    launched = torchrun(project, "killed", "trial2")
+    running = start_together([project, project], "killed", local_ranks=[0, 1], run="trial2")
     history, deadline = project / "killed" / "history.csv", time.monotonic() + 120
     while not (history.exists() and len(history.read_text(encoding="utf-8").splitlines()) > 2):
-        assert launched.poll() is None
+        assert all(process.is_alive() for process in running)
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    workers = [child for child in psutil.Process(launched.pid).children() if "stages.train" in child.cmdline()]
-    assert len(workers) == 2
-    workers[1].kill()
-    launched.communicate(timeout=120)
-    assert launched.returncode != 0
+    running[1].kill()
+    for process in running:  # the other one does not wait for ever
+        process.join(timeout=120)
+        assert process.exitcode not in (None, 0)
     assert not (project / "killed" / "run.json").exists()
     assert any((project / "cache-killed" / "checkpoints").glob("*.pt"))
     train_by_two(project, "killed", run="trial2")
