@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Linkage = Literal["single", "average", "complete"]
 LINKAGES: tuple[Linkage, ...] = get_args(Linkage)
+PROBES = 128  # cells of the index that are searched: alike faces are farther apart than near duplicates
 MOST = 20_000  # connected faces whose distances fit in memory: 3 GB
 
 
@@ -31,7 +32,7 @@ def similar_pairs(embeddings: NDArray[np.float32], floor: float) -> tuple[Ints, 
     """
     if len(embeddings) < 2:
         return np.empty((0, 2), np.int64), np.empty(0)
-    pairs, distances = duplicates.feature_pairs(embeddings, 1 - floor, "group.floor", "raise")
+    pairs, distances = duplicates.feature_pairs(embeddings, 1 - floor, "group.floor", "raise", PROBES)
     return pairs, 1 - distances
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from faces.children.groups import Floats, Ints
+from faces.children.groups import PROBES, Floats, Ints
 from faces.images.duplicates import cosine_index
 
 DIGITS = 3  # of a similarity that is kept: processors differ in the fourth
@@ -16,7 +16,7 @@ def nearest(among: NDArray[np.float32], faces: NDArray[np.float32], k: int) -> t
     """
     if not len(among) or not len(faces):
         return np.full((len(faces), k), np.nan), np.full((len(faces), k), -1)
-    similarity, row = cosine_index(among).search(faces, k)
+    similarity, row = cosine_index(among, PROBES).search(faces, k)
     return np.where(row < 0, np.nan, similarity.astype(np.float64).round(DIGITS)), row
 
 

@@ -252,6 +252,6 @@ def test_embeddings_of_other_images_are_one_line(tmp_path: Path, monkeypatch: py
 
 def test_one_index_serves_duplicates_and_faces() -> None:
     embeddings, _ = children(5)
-    similarity, row = duplicates.cosine_index(embeddings).search(embeddings, 1)
+    similarity, row = duplicates.cosine_index(embeddings, 1).search(embeddings, 1)
     assert row[:, 0].tolist() == list(range(len(embeddings)))
     assert similarity[:, 0] == pytest.approx(1, abs=1e-5)
