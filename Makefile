@@ -37,9 +37,10 @@ scm: install  # DVC must be told that a folder is no Git repository, as one from
 demo: install  ## the whole pipeline on drawn faces: no account, no network, under 3 minutes
 	python -m ci.demo .demo
 
-repro: install scm  ## the whole pipeline on the real images; ARCHIVE=kaggle.zip WEIGHTS=file.pth if Kaggle is out of reach
+repro: install scm  ## the whole pipeline on the real images; ARCHIVE=kaggle.zip WEIGHTS=file.pth NETWORKS=folder offline
 	$(if $(ARCHIVE),@$(call home,ARCHIVE); python -m faces.source.kaggle_dataset "$$ARCHIVE")
 	$(if $(WEIGHTS),@$(call home,WEIGHTS); mkdir -p downloads && cp -f "$$WEIGHTS" downloads/weights.pth)
+	$(if $(NETWORKS),@$(call home,NETWORKS); mkdir -p downloads && cp -f "$$NETWORKS"/*.onnx downloads)
 	dvc repro
 	@if git rev-parse --quiet --verify HEAD > /dev/null 2>&1; then python -m ci.consistent || true; fi
 

@@ -27,8 +27,12 @@ SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
     "data": {"source": "sample"},
     "sample": {"images_per_class": 60},
     "weights": {"source": "random"},
+    "networks": {"source": "none"},
     "audit": {"max_unreadable": 1},
-    "splits": {f"seed{seed}": {"scheme": "stratified", "seed": seed} for seed in (1, 2)},
+    "splits": {
+        **{f"seed{seed}": {"scheme": "stratified", "seed": seed, "groups": "duplicates"} for seed in (1, 2)},
+        "children1": {"scheme": "stratified", "seed": 1, "groups": "children"},
+    },
     "recipe": SHARED,
     "recipes": {
         "trial1": {"batch_size": 8, "learning_rate": 0.0001},
@@ -46,6 +50,7 @@ SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
     "runs": {
         **{name: {"recipe": name, "split": "seed1", "seed": 1} for name in ("trial1", "trial2", "trial3", "improved")},
         "improved-split2": {"recipe": "improved", "split": "seed2", "seed": 1},
+        "improved-children1": {"recipe": "improved", "split": "children1", "seed": 1},
     },
     "train": {**SHARED, **TRIAL_2},
     "evaluate": {"resamples": 500},

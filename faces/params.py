@@ -76,6 +76,52 @@ class Split(Section):
 
     scheme: Literal["stratified", "paper", "folders"]
     seed: Seed
+    groups: Literal["duplicates", "children", "strict"]
+
+
+class Networks(Section):
+    """Where the face networks come from; with none, no face is looked for."""
+
+    source: Literal["opencv-zoo", "none"]
+
+
+class Embed(Section):
+    """What counts as a face."""
+
+    score: PositiveFraction
+    longest_side: Annotated[int, Field(ge=64)]
+
+
+class OfClass(Section):
+    """A cosine similarity for each class."""
+
+    down_syndrome: PositiveFraction
+    healthy: PositiveFraction
+
+
+class Group(Section):
+    """How faces are grouped, and how the groups are checked."""
+
+    floor: PositiveFraction
+    linkage: Literal["single", "average", "complete"]
+    children: OfClass
+    strict: OfClass
+    across: PositiveFraction
+    window: PositiveInt
+    reference: OfClass
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Group":
+        for key in ("down_syndrome", "healthy"):
+            strict, usual = getattr(self.strict, key), getattr(self.children, key)
+            if not self.floor <= strict <= usual:
+                raise ValueError(
+                    f"{key}: strict ({strict}) joins more than children ({usual}): it must be at most that, "
+                    f"and at least floor ({self.floor})"
+                )
+        if self.across < self.floor:
+            raise ValueError(f"across ({self.across}) must be at least floor ({self.floor})")
+        return self
 
 
 class Run(Section):
@@ -124,6 +170,12 @@ class Probe(Section):
     seed: Seed
 
 
+class Labels(Section):
+    """How many of the most similar faces are asked for their label."""
+
+    faces: PositiveInt
+
+
 class Explain(Section):
     """What the active run's accuracy with parts hidden is set beside."""
 
@@ -144,7 +196,10 @@ class Params(Section):
     data: Data
     sample: Sample
     weights: Weights
+    networks: Networks
     audit: Audit
+    embed: Embed
+    group: Group
     split: Shares
     splits: Annotated[dict[Name, Split], Field(min_length=1)]
     recipe: PartOfRecipe  # type: ignore[valid-type]
@@ -156,6 +211,7 @@ class Params(Section):
     sweep: Sweep
     evaluate: Evaluate
     probe: Probe
+    labels: Labels
     gate: Gate
 
     @property

@@ -9,9 +9,11 @@ import typer
 from matplotlib.figure import Figure
 
 from faces.cli import run
+from faces.evidence.children import Children, Recipe
 from faces.evidence.documents import RunMetrics, read_document
 from faces.files import write_atomically
 from faces.pages import figures
+from faces.pages.children import recall_by_similarity
 from faces.params import load_params
 
 CURVES = ("roc", "pr", "calibration", "confusion", "operating_point")
@@ -50,6 +52,8 @@ def main(
     balance = read_document(dict[str, Any], metrics / "data.json")
     same_test = {name: one for name, one in drawn.items() if one.document.training.split == params.compare.split}
     pictures = {"class_balance": _balance(balance), **_beside_each_other(same_test)}
+    seen = read_document(Children, metrics / "children.json")
+    pictures |= {f"children_{recipe}": _recall(recipe, found, seen) for recipe, found in seen.recipes.items()}
     for name, one in drawn.items():
         pictures |= {f"{kind}_{name}": figure for kind, figure in _alone(one).items()}
     for name, figure in pictures.items():
@@ -79,6 +83,11 @@ def together(runs: dict[str, Run]) -> dict[str, pd.DataFrame]:
 def _balance(sheet: dict[str, Any]) -> Figure:
     counts = {label: facts["readable"] for label, facts in sheet["classes"].items()}
     return figures.class_balance(counts, figures.title("Images per class", "", sheet["n_readable"], sheet["source"]))
+
+
+def _recall(run: str, recipe: Recipe, seen: Children) -> Figure:
+    heading = figures.title("Recall, Down syndrome", run, None, seen.source)
+    return recall_by_similarity(recipe, "down_syndrome", seen.step, heading)
 
 
 def _alone(one: Run) -> dict[str, Figure]:

@@ -17,7 +17,7 @@ def main(metrics: Path, predictions: Path, out: Path) -> None:
     """
     params = load_params()
     summaries = {}
-    for recipe, runs in repeated(params.runs).items():
+    for recipe, runs in repeated(params.runs, params.splits).items():
         documents = {split: read_document(RunMetrics, metrics / f"{name}.json") for split, name in runs.items()}
         scores = {split: read_predictions(predictions / f"{name}.csv") for split, name in runs.items()}
         summaries[recipe] = summarise(documents, scores, params.evaluate.confidence).model_dump()

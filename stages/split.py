@@ -1,4 +1,4 @@
-"""Divide the readable images into training, validation and test subsets that share no group of duplicates."""
+"""Divide the readable images into training, validation and test subsets that share no group of images."""
 
 import sys
 from collections import Counter
@@ -23,13 +23,15 @@ def main(
     name: Annotated[str, typer.Argument(help="the split in params.yaml: splits")],
     images: Path,
     out: Path,
+    groups: Annotated[Path, typer.Option(help="each image's groups: duplicates, or what may be one child's")],
     facts: Annotated[Path, typer.Option(help="where to write the counts, as JSON")],
 ) -> None:
     """Write each image's subset (and fold), and a Table I of our own beside the paper's."""
     params = load_params()
     shares, split = params.split, params.splits[name]
     table = pd.read_csv(images, keep_default_na=False)
-    table = table.loc[table.readable == 1, ["path", "label", "y_true", "group"]].sort_values("path")
+    table = table.loc[table.readable == 1, ["path", "label", "y_true"]].sort_values("path")
+    table["group"] = _groups(table.path, groups, split.groups)
     rows = [splits.Image(*row) for row in table[["path", "label", "group"]].itertuples(index=False)]
     totals = Counter(row.label for row in rows)
 
@@ -39,21 +41,28 @@ def main(
     else:
         quotas = {label: _quota(label, totals[label], shares, split.scheme) for label in splits.TABLE_1}
         subset = splits.assign(rows, quotas, split.seed, "subset")
-    _check_spread(rows, subset, splits.SUBSETS, split.scheme)
+    _check_spread(rows, subset, splits.SUBSETS, split.scheme, split.groups)
     table["subset"] = [splits.SUBSETS[part] for part in subset]
     if shares.folds:
         equal = {label: splits.counts(totals[label], [1] * shares.folds) for label in splits.TABLE_1}
         table["fold"] = fold = splits.assign(rows, equal, split.seed, "fold")
-        _check_spread(rows, fold, [f"fold {number}" for number in range(shares.folds)], "folds")
+        _check_spread(rows, fold, [f"fold {number}" for number in range(shares.folds)], "folds", split.groups)
     counts = _facts(table, quotas, split, shares.folds, params.data.kind)
     counts["ignoring_groups"] = _leak(rows, quotas)
-    if warnings := _warnings(table, split.scheme):
+    if warnings := _warnings(table, split):
         counts["warnings"] = warnings
         for line in warnings:
             print(f"warning: {name}: {line}", file=sys.stderr)
 
     write_atomically(out, table.to_csv(index=False, lineterminator="\n").encode())
     write_json(facts, counts)
+
+
+def _groups(paths: "pd.Series[str]", groups: Path, kind: str) -> "pd.Series[str]":
+    found = paths.map(pd.read_csv(groups, keep_default_na=False, index_col="path")[kind])
+    if found.isna().any():
+        raise InputError(f"{groups} has no {paths[found.isna()].iloc[0]}; run `dvc repro` to make it again")
+    return found
 
 
 def _quota(label: str, n: int, shares: Shares, scheme: str) -> list[int]:
@@ -70,7 +79,7 @@ def _count(rows: list[splits.Image], label: str, parts: list[int], n: int) -> li
     return [counts[part] for part in range(n)]
 
 
-def _check_spread(rows: list[splits.Image], parts: list[int], names: Sequence[str], scheme: str) -> None:
+def _check_spread(rows: list[splits.Image], parts: list[int], names: Sequence[str], scheme: str, kind: str) -> None:
     """Refuse a class that is missing in a part: what is trained or measured there would mean nothing."""
     for label in splits.TABLE_1:
         counts = _count(rows, label, parts, len(names))
@@ -78,15 +87,16 @@ def _check_spread(rows: list[splits.Image], parts: list[int], names: Sequence[st
             groups = len({row.group for row in rows if row.label == label})
             got = ", ".join(f"{name} {count}" for name, count in zip(names, counts, strict=True))
             mend = "add images of other scenes, or lower audit.hash_distance and audit.feature_distance"
+            if kind != "duplicates":
+                mend = f"add images of other children, or raise the similarities of group.{kind}"
             if scheme == "folders":
                 mend = "split.scheme folders takes the source's own folders as they are; use stratified"
             raise InputError(
-                f"class {label}: {sum(counts)} images in {groups} groups of duplicates leave a part empty "
-                f"({got}); {mend}"
+                f"class {label}: {sum(counts)} images in {groups} groups of {kind} leave a part empty ({got}); {mend}"
             )
 
 
-def _warnings(table: pd.DataFrame, scheme: str) -> list[str]:
+def _warnings(table: pd.DataFrame, split: Split) -> list[str]:
     """Say what is right, but easily misread: small or uneven test subsets, a split of the source's own."""
     found = []
     test = Counter(table[table.subset == "test"].label)
@@ -105,11 +115,13 @@ def _warnings(table: pd.DataFrame, scheme: str) -> list[str]:
         )
     own = Counter(path.split("/")[1] for path in table.path if path.count("/") > 1)
     across = int((table.groupby("group").subset.nunique() > 1).sum())
-    if own and scheme != "folders":
+    if own and split.scheme != "folders":
         counts = ", ".join(f"{subset} {own[subset]}" for subset in splits.SUBSETS)
         found.append(f"the split of the source's own folders ({counts}) is not used; scheme: folders uses it")
     if across:
-        found.append(f"{across} groups of duplicates lie in several subsets; the scheme stratified keeps them together")
+        found.append(
+            f"{across} groups of {split.groups} lie in several subsets; the scheme stratified keeps them together"
+        )
     return found
 
 
@@ -120,6 +132,7 @@ def _facts(table: pd.DataFrame, quotas: dict[str, list[int]], split: Split, fold
         "source": source,
         "scheme": split.scheme,
         "seed": split.seed,
+        "grouped_by": split.groups,
         "n": len(table),
         "groups": {
             "n": len(sizes),

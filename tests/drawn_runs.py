@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from faces.evidence import comparison, consistency, probes, repeats
+from faces.evidence import children, comparison, consistency, labels, probes, repeats
 from faces.evidence.documents import Beside, Probe, Probes, RunMetrics
 from faces.evidence.estimate import Estimate
 from faces.evidence.metrics import curves, evaluate_predictions
@@ -60,6 +60,10 @@ def make(root: Path, source: str = "kaggle", n: int = 300) -> None:
     write_json(metrics / "seeds.json", without_seeds(source).model_dump())
     write_json(metrics / "consistency.json", consistency.check(paper).model_dump())
     write_json(metrics / "repeats.json", {"improved": summary.model_dump()})
+    write_json(metrics / "embed.json", faces_found(source, n))
+    write_json(metrics / "groups.json", face_groups(source, n))
+    write_json(metrics / "children.json", seen(predictions, source).model_dump())
+    write_json(metrics / "labels.json", label_noise(predictions, source).model_dump())
     write_json(metrics / "probes.json", shortcuts(documents, source).model_dump())
     write_json(metrics / "explain.json", explained(source))
     write_json(metrics / "data.json", data_sheet(source, n))
@@ -168,6 +172,53 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
     table.to_csv(path, index=False, lineterminator="\n")
 
 
+def faces_found(source: str, n: int) -> dict[str, Any]:
+    """Return a made-up metrics/embed.json."""
+    found = {"n": 5 * n, "with_a_face": 5 * n - 2, "with_several": 1, "score": {}}
+    return {
+        **{"source": source, "looked_for": True, "n": 10 * n, "classes": dict.fromkeys(LABELS, found)},
+        **{"taken_of_several": "the largest", "several_faces": ["test_0001.jpg"], "no_face": ["test_0002.jpg"]},
+    }
+
+
+def face_groups(source: str, n: int) -> dict[str, Any]:
+    """Return a made-up metrics/groups.json, without its tables of similarities."""
+    share = {"value": 0.51, "low": 0.35, "high": 0.79, "n": 435, "method": "bootstrap"}
+    judged = {"pairs": 435, "neighbours": 40, "of_one_child": share}
+    of = {"groups": 4, "images_in_groups": 9, "largest": 3, "sizes": {"2": 3, "3": 1}, "joined": judged}
+    setting = {"threshold": 0.6, "nearest_merge": 0.0007, **of, "apart": judged, "found": share}
+    return {
+        **{"source": source, "n": 10 * n, "with_a_face": 10 * n - 4, "linkage": "average", "confidence": 0.95},
+        "groups": {name: {"of_both_classes": 1} for name in ("duplicates", "children", "strict")},
+        "classes": {label: {"settings": {"children": setting, "strict": setting}} for label in LABELS},
+    }
+
+
+def seen(predictions: dict[str, pd.DataFrame], source: str) -> children.Children:
+    """Return the evidence of children as if improved-split2 were on a split by children with the seed of the other."""
+    runs = {"duplicates": {"1": "improved"}, "children": {"1": "improved-split2"}}
+    rows = {}
+    for name in ("improved", "improved-split2"):
+        nearest = np.random.default_rng(0).uniform(0.4, 0.9, len(predictions[name]))
+        known = nearest > 0.7
+        rows[name] = predictions[name].assign(nearest=nearest, seen_children=known, seen_strict=known)
+    groups = pd.DataFrame({"group": rows["improved"].path.to_numpy()}, index=rows["improved"].path)
+    recipe = children.summarise(runs, rows, groups, ("children", "strict"), EVALUATE)
+    return children.Children(
+        source=source, confidence=0.95, n=3000, without_a_face=4, step=children.STEP, recipes={"improved": recipe}
+    )
+
+
+def label_noise(predictions: dict[str, pd.DataFrame], source: str) -> labels.LabelNoise:
+    """Return the evidence of wrong labels, with made-up faces."""
+    images = labels.held_out(predictions)
+    images.loc[images.index[:6], "wrong"] = images.times.iloc[:6]
+    images.loc[images.index[:6], "y_score"] = 0.96 - 0.92 * images.y_true.iloc[:6]
+    faces = np.random.default_rng(0).integers(0, 6, len(images))
+    images = images.assign(group=images.index, both_labels=False, faces_of_other_class=faces)
+    return labels.summarise(images, source, tuple(predictions), 5, EVALUATE)
+
+
 def shortcuts(documents: dict[str, RunMetrics], source: str) -> Probes:
     """Return made-up probes beside the trials' own accuracies."""
     n = next(iter(documents.values())).n.test
@@ -252,6 +303,7 @@ def split_facts(source: str, n: int, seed: int) -> dict[str, Any]:
         "source": source,
         "scheme": "stratified",
         "seed": seed,
+        "grouped_by": "duplicates",
         "n": 10 * n,
         "groups": {
             "n": 10 * n - 1,

@@ -114,10 +114,16 @@ class Claim(Section):
 
 
 class Other(Section):
-    """An accuracy that others report on the same data."""
+    """What others report, as they word it; split: what is known of it; n: images of the whole data set."""
 
     name: str
+    model: str
     accuracy: str
+    recall: str | None = None
+    data: str
+    split: str
+    n: Annotated[int, Field(gt=0)] | None = None
+    source: str
 
 
 class Paper(Section):

@@ -15,7 +15,7 @@ from faces.evidence.estimate import Estimate, Spread
 from faces.evidence.metrics import THRESHOLD, Labels, proportions, subset
 from faces.evidence.statistics import Array
 from faces.naming import LABELS
-from faces.params import Run
+from faces.params import Run, Split
 
 TIMES = 2
 SURE = 0.9  # mean probability of the other class
@@ -68,19 +68,22 @@ class Repeats(Document):
     suspects: tuple[Suspect, ...]
 
 
-def repeated(runs: Mapping[str, Run]) -> dict[str, dict[str, str]]:
+def repeated(runs: Mapping[str, Run], splits: Mapping[str, Split]) -> dict[str, dict[str, str]]:
     """Return the recipes that have runs on several splits with the same seed, and these runs' names by split.
 
-    Runs that change their recipe are left out. A recipe that is repeated with several seeds has an entry for each.
+    Runs that change their recipe are left out. A recipe that is repeated with several seeds has an entry for each,
+    and so has one on splits that keep other groups than duplicates together: RECIPE-GROUPS.
     """
     groups: dict[tuple[str, int], dict[str, str]] = {}
     for name, run in runs.items():
         if run.change is None:
-            groups.setdefault((run.recipe, run.seed), {})[run.split] = name
+            kind = splits[run.split].groups
+            key = run.recipe if kind == "duplicates" else f"{run.recipe}-{kind}"
+            groups.setdefault((key, run.seed), {})[run.split] = name
     found: dict[str, dict[str, str]] = {}
-    for (recipe, seed), splits in groups.items():
-        if len(splits) > 1:
-            found[f"{recipe}-seed{seed}" if recipe in found else recipe] = splits
+    for (key, seed), on_splits in groups.items():
+        if len(on_splits) > 1:
+            found[f"{key}-seed{seed}" if key in found else key] = on_splits
     return found
 
 

@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 ROUNDING = 1e-5  # distances of the same two fp32 features differ by less between processors (docs/data.md)
 REACH = 0.005  # how far beyond the threshold its nearest pair is looked for
 PAIRS_PER_IMAGE = 50  # more near duplicates than this, on average, mean a useless threshold
+PROBES = 16  # cells of the index that are searched for near duplicates
 PARTS = 4  # a hash is looked up by its four 16-bit parts: one of them differs in at most distance // 4 bits
 BLOCK = 1024  # queries at a time, which bounds the memory of their answers
 
@@ -38,29 +39,44 @@ def hash_pairs(hashes: NDArray[np.uint64], distance: int) -> Ints:
     index = faiss.IndexBinaryMultiHash(64, PARTS, 64 // PARTS)
     index.nflip = distance // PARTS
     index.add(packed)
-    near = _range_pairs(index.range_search, packed, distance + 1, "audit.hash_distance")  # faiss: < radius
+    near = _range_pairs(index.range_search, packed, distance + 1, "audit.hash_distance", "lower")  # faiss: < radius
     return _sorted(np.concatenate([chain, first[near]]))
 
 
-def feature_pairs(features: NDArray[np.float32], distance: float) -> tuple[Ints, Floats]:
+def feature_pairs(
+    features: NDArray[np.float32],
+    distance: float,
+    parameter: str = "audit.feature_distance",
+    change: str = "lower",
+    probes: int = PROBES,
+) -> tuple[Ints, Floats]:
     """Return the pairs of features whose cosine distance is at most `distance`, and these distances.
 
-    features: [N, D], of length one. Returns [P, 2] with first < second, sorted, and [P]. Up to some thousand
-    images every cell of the index is searched, and the answer is exact; beyond, the cells nearest to each
-    image are, which for the small distances of duplicates miss next to none.
+    features: [N, D], of length one. Returns [P, 2] with first < second, sorted, and [P]. `InputError` if the pairs are
+    too many: it names the parameter, and what to do with it ("lower" or "raise").
+    """
+    # found generously with sums in float32, decided in float64
+    search = cosine_index(features, probes).range_search
+    pairs = _sorted(_range_pairs(search, features, 1 - distance - ROUNDING, parameter, change))
+    distances = cosine_distances(features, pairs)
+    near = distances <= distance
+    return pairs[near], distances[near]
+
+
+def cosine_index(features: NDArray[np.float32], probes: int) -> faiss.IndexIVFFlat:
+    """Return an index of features [N, D] of length one by their cosine similarity.
+
+    Up to some thousand images every cell of the index is searched, and the answer is exact; beyond, the `probes` cells
+    nearest to each image are. For the small distances of duplicates, PROBES miss next to none.
     """
     n, width = features.shape
     cells = max(1, round(4 * np.sqrt(n)) if n > 10_000 else 1)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
     index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 64
-    index.nprobe = 16
+    index.nprobe = probes
     index.train(features)
     index.add(features)
-    # found generously with sums in float32, decided in float64
-    pairs = _sorted(_range_pairs(index.range_search, features, 1 - distance - ROUNDING, "audit.feature_distance"))
-    distances = cosine_distances(features, pairs)
-    near = distances <= distance
-    return pairs[near], distances[near]
+    return index
 
 
 @dataclass(frozen=True)
@@ -85,7 +101,7 @@ def gap(distances: Floats, threshold: float) -> Gap:
     )
 
 
-def _range_pairs(search: Callable[..., Any], queries: NDArray[Any], radius: float, parameter: str) -> Ints:
+def _range_pairs(search: Callable[..., Any], queries: NDArray[Any], radius: float, parameter: str, change: str) -> Ints:
     found = [np.empty((0, 2), np.int64)]
     total = 0
     for start in range(0, len(queries), BLOCK):
@@ -95,8 +111,7 @@ def _range_pairs(search: Callable[..., Any], queries: NDArray[Any], radius: floa
         total += len(pairs)
         if total > PAIRS_PER_IMAGE * len(queries):
             raise InputError(
-                f"params.yaml: {parameter} makes near duplicates of more than {total} pairs among "
-                f"{len(queries)} images; lower it"
+                f"params.yaml: {parameter} finds more than {total} pairs among {len(queries)} images; {change} it"
             )
         found.append(pairs)
     return np.concatenate(found)

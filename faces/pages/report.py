@@ -16,9 +16,11 @@ import jinja2
 
 from faces.cli import InputError, run
 from faces.evidence import repeats
+from faces.evidence.children import Children
 from faces.evidence.comparison import Comparison
 from faces.evidence.consistency import Consistency
 from faces.evidence.documents import Explained, Probes, RunMetrics, read_document
+from faces.evidence.labels import LabelNoise
 from faces.evidence.repeats import Repeats
 from faces.evidence.seeds import Seeds
 from faces.pages import sentences, tables
@@ -26,7 +28,17 @@ from faces.pages.markdown import filled, mark, marked, shifted, to_html
 
 TEMPLATES = Path(__file__).parent / "templates"
 README_MARKS = ("<!-- results -->", "<!-- /results -->")
-PAGES = ("data", "splits", "seeds", "comparison", "consistency", "repeats", "probes")  # metrics/NAME.md
+PAGES = (
+    "data",
+    "splits",
+    "seeds",
+    "comparison",
+    "consistency",
+    "repeats",
+    "children",
+    "labels",
+    "probes",
+)  # metrics/NAME.md
 PREVALENCE = 1 / 700  # of Down syndrome among live births, about: Mai et al., Birth Defects Research, 2019
 
 
@@ -40,6 +52,10 @@ class Evidence:
     consistency: Consistency
     seeds: Seeds
     repeats: dict[str, Repeats]  # by recipe
+    embed: dict[str, Any]
+    groups: dict[str, Any]
+    children: Children
+    labels: LabelNoise
     probes: Probes
     explain: Explained
     data: dict[str, Any]
@@ -86,6 +102,10 @@ def read_evidence(metrics: Path, splits: Iterable[str]) -> Evidence:
         consistency=read_document(Consistency, metrics / "consistency.json"),
         seeds=read_document(Seeds, metrics / "seeds.json"),
         repeats=read_document(dict[str, Repeats], metrics / "repeats.json"),
+        embed=read_document(dict[str, Any], metrics / "embed.json"),
+        groups=read_document(dict[str, Any], metrics / "groups.json"),
+        children=read_document(Children, metrics / "children.json"),
+        labels=read_document(LabelNoise, metrics / "labels.json"),
         probes=read_document(Probes, metrics / "probes.json"),
         explain=read_document(Explained, metrics / "explain.json"),
         data=read_document(dict[str, Any], metrics / "data.json"),

@@ -278,3 +278,8 @@ def headline(comparison: Comparison) -> str:
     if comparison.pairs:
         sentences.append(f"Of {len(comparison.pairs)} pairs of runs, {apart or 'none'} can be told apart at n = {n}.")
     return " ".join(sentences)
+
+
+def images(paths: Sequence[str]) -> str:
+    """Return file names in a row, or "none"."""
+    return ", ".join(f"`{path}`" for path in paths) or "none"

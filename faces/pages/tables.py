@@ -1,12 +1,15 @@
 """Numbers in tables, as Markdown: what each page and the README show."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
+from faces.evidence import children
 from faces.evidence.comparison import Comparison, Epochs
 from faces.evidence.consistency import AVERAGED, Consistency, RowFindings
 from faces.evidence.documents import Explained, Probes, RunMetrics
 from faces.evidence.estimate import Estimate, Spread
+from faces.evidence.labels import LabelNoise
 from faces.evidence.repeats import Repeats
 from faces.evidence.seeds import Seeds
 from faces.pages.markdown import table
@@ -51,6 +54,13 @@ ON_SPLITS = {
     "recall_at_point": "recall, operating point",
     "specificity_at_point": "specificity, operating point",
 }
+KINDS = {
+    "duplicates": "ordinary splits",
+    "children": "splits by children",
+    "strict": "splits by children, strict",
+}  # of groups that a split keeps together
+RIGHT = {"down_syndrome": "recall", "healthy": "specificity"}
+RULES = {"always_wrong": "always wrong", "sure": "sure", "confident": "confident learning"}
 CLASSES = {"healthy": "healthy", "down_syndrome": "Down syndrome"}
 
 
@@ -164,8 +174,19 @@ def quantities(comparison: Comparison) -> str:
 
 
 def others(comparison: Comparison) -> str:
-    """Return the accuracies that others report on the same data set."""
-    return table(("model", "accuracy"), [(other.name, other.accuracy) for other in comparison.others])
+    """Return what others report, with what is known of their data and their split."""
+    rows = [
+        (
+            f"{other.name}; {other.model}",
+            other.accuracy,
+            other.recall or "-",
+            f"{other.data}{f', {other.n} images' if other.n else ''}",
+            other.split,
+            other.source,
+        )
+        for other in comparison.others
+    ]
+    return table(("who; model", "accuracy", "recall", "data", "split", "source"), rows)
 
 
 def metrics(runs: Runs) -> str:
@@ -301,13 +322,16 @@ def subsets(splits: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def leaks(splits: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return how each split was made, and what ignoring duplicates would have done to it."""
+    """Return how each split was made, and what ignoring its groups would have done to it."""
     header = (
         "split",
         "scheme",
         "seed",
+        "stays together",
+        "groups of several images",
+        "largest",
         "groups in several subsets",
-        "test images with a duplicate in training",
+        "test images with another of their group in training",
         "of",
         "points of accuracy",
     )
@@ -320,6 +344,9 @@ def leaks(splits: Mapping[str, Mapping[str, Any]]) -> str:
                 name,
                 split["scheme"],
                 split["seed"],
+                split["grouped_by"],
+                split["groups"]["of_several_images"],
+                split["groups"]["largest"],
                 split["groups"]["in_several_subsets"],
                 f"{leaked['mean']} ({leaked['min']} to {leaked['max']})",
                 without["n_test"],
@@ -447,3 +474,126 @@ def proportions(found: Consistency) -> str:
         for item in found.proportions
     ]
     return table(("row", "figure", "reported", "images right"), rows)
+
+
+def faces_found(embed: Mapping[str, Any]) -> str:
+    """Return in how many images of each class a face was found."""
+    rows = [
+        (CLASSES[label], facts["n"], facts["with_a_face"], facts["with_several"])
+        for label, facts in embed["classes"].items()
+    ]
+    return table(("class", "images", "with a face", "with several"), rows)
+
+
+def groups(found: Mapping[str, Any]) -> str:
+    """Return each setting's groups of each class, and what file numbers say of them."""
+    header = (
+        *("class", "setting", "from similarity", "nearest merge", "groups", "images in them", "largest"),
+        *("pairs joined", "of one child", "pairs left apart", "of one child, apart", "found"),
+    )
+    rows = []
+    for label, facts in found["classes"].items():
+        for setting, of in facts["settings"].items():
+            margin = of["nearest_merge"]
+            rows.append(
+                (
+                    *(CLASSES[label], setting, of["threshold"], "-" if margin is None else f"{margin:.4f}"),
+                    *(of["groups"], of["images_in_groups"], of["largest"]),
+                    *(of["joined"]["pairs"], _estimated(of["joined"]["of_one_child"])),
+                    *(of["apart"]["pairs"], _estimated(of["apart"]["of_one_child"]), _estimated(of["found"])),
+                )
+            )
+    return table(header, rows)
+
+
+def _estimated(estimate: Mapping[str, Any] | None) -> str:
+    return "-" if estimate is None else Estimate(**estimate).percent
+
+
+def by_similarity(recipe: children.Recipe, label: str) -> str:
+    """Return what is found of a class's images, by the similarity of the nearest training face and kind of split."""
+    header = [f"nearest {CLASSES[label]} training face"]
+    for kind in recipe.kinds:
+        header += [f"scores, {KINDS[kind]}", f"{RIGHT[label]}, {KINDS[kind]}"]
+    rows = []
+    for number, (low, high) in enumerate(pairwise(children.BANDS)):
+        bands = [kind.by_similarity[label][number] for kind in recipe.kinds.values()]
+        rows.append([f"{low:.2f} to {high:.2f}", *(cell for band in bands for cell in (band.times, _right(band)))])
+    return table(header, rows)
+
+
+def seen(recipe: children.Recipe) -> str:
+    """Return what is found of images whose group has a training image, and of the others, by setting."""
+    header = ["class", "setting", "a training image in the group"]
+    for kind in recipe.kinds:
+        header += [f"scores, {KINDS[kind]}", f"right, {KINDS[kind]}"]
+    rows = []
+    first = next(iter(recipe.kinds.values()))
+    for setting, by_class in first.seen.items():
+        for label in by_class:
+            for word in ("yes", "no"):
+                bands = [
+                    (kind.seen if word == "yes" else kind.unseen)[setting][label] for kind in recipe.kinds.values()
+                ]
+                cells = (cell for band in bands for cell in (band.times, _right(band)))
+                rows.append([CLASSES[label], setting, word, *cells])
+    return table(header, rows)
+
+
+def _right(band: children.Band) -> str:
+    return f"{band.right.percent}, n = {band.right.n}" if band.times else "-"
+
+
+def children_changes(recipe: children.Recipe) -> str:
+    """Return each metric by kind of split, and the change from the ordinary ones, by splits and by images."""
+    header = ["metric", *(f"{KINDS[kind]}, n = {len(found.runs)}" for kind, found in recipe.kinds.items())]
+    for change in recipe.changes.values():
+        header += [f"change, {change.by_split['accuracy'].n} pairs of splits", "change, same images"]
+    rows = []
+    for metric in children.METRICS:
+        row = [ON_SPLITS[metric], *(_mean(metric, found.metrics[metric]) for found in recipe.kinds.values())]
+        for change in recipe.changes.values():
+            row += [_points(change.by_split[metric]), _points(change.same_images.get(metric))]
+        rows.append(row)
+    return table(header, rows)
+
+
+def _points(found: Spread | Estimate | None) -> str:
+    """Return a difference of fractions in points, with its interval if it has one."""
+    if found is None:
+        return "-"
+    value = found.mean if isinstance(found, Spread) else found.value
+    if found.low is None or found.high is None:
+        return f"{100 * value:+.1f}"
+    n = f", n = {found.n}" if isinstance(found, Estimate) else ""
+    return f"{100 * value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f}){n}"
+
+
+def label_noise(found: LabelNoise) -> str:
+    """Return what each rule names, and the ceiling that follows."""
+    rows = [
+        (name, share.percent, share.n, found.ceiling[rule].percent)
+        for rule, name in {**RULES, "noise": "estimated share of wrong labels"}.items()
+        for share in [found.noise if rule == "noise" else found.named[rule]]
+    ]
+    return table(("rule", "images named", "of", "ceiling of the accuracy"), rows)
+
+
+def label_suspects(found: LabelNoise) -> str:
+    """Return the images that a rule names, the most suspected first."""
+    header = ("image", "label", "held out", "wrong", "mean probability of the other class", "named by")
+    rows = [
+        (
+            f"`{row.path}`",
+            CLASSES[row.label],
+            row.times_held_out,
+            row.times_wrong,
+            f"{row.other_class:.3f}",
+            ", ".join(RULES[rule] for rule in row.rules),
+            "-" if row.faces_of_other_class is None else row.faces_of_other_class,
+            "yes" if row.both_labels else "no",
+        )
+        for row in found.suspects
+    ]
+    faces = f"of the {found.most_similar.faces} most similar faces, of the other class"
+    return table((*header, faces, "group of both labels"), rows)

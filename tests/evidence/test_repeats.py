@@ -159,8 +159,11 @@ def test_recipes_with_runs_on_several_splits_are_found() -> None:
         "smaller": run_on("improved", "seed3", change={"batch_size": 8}),  # not the same recipe
         "improved-s2": run_on("improved", "seed1", seed=2),
         "improved-2-s2": run_on("improved", "seed2", seed=2),
+        "of-children-1": run_on("improved", "children1"),
+        "of-children-2": run_on("improved", "children2"),
     }
-    assert repeats.repeated(planned) == {
+    assert repeats.repeated(planned, load_params().splits) == {
+        "improved-children": {"children1": "of-children-1", "children2": "of-children-2"},
         "improved": {"seed1": "improved", "seed2": "improved-2"},
         "improved-seed2": {"seed1": "improved-s2", "seed2": "improved-2-s2"},
     }

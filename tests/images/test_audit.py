@@ -105,7 +105,9 @@ def test_feature_pairs_do_not_depend_on_the_number_of_threads() -> None:
 
 def test_a_useless_threshold_is_refused() -> None:
     features = unit(np.random.default_rng(0).normal(size=(300, 4)) + 5)
-    with pytest.raises(InputError, match=r"audit\.feature_distance makes near duplicates of more than"):
+    with pytest.raises(
+        InputError, match=r"audit\.feature_distance finds more than \d+ pairs among \d+ images; lower it"
+    ):
         duplicates.feature_pairs(features, 1)
 
 
@@ -333,7 +335,9 @@ def audit_and_split(root: Path, name: str, limits: dict[str, str], threads: int)
     torch.set_num_threads(threads)
     out = root / name
     audit.main(root / "data", root / "weights.pth", out / "images.csv", out / "data.json")
-    split.main("seed1", out / "images.csv", out / "split.csv", out / "split.json")
+    groups = pd.read_csv(out / "images.csv")[["path", "group"]].rename(columns={"group": "duplicates"})
+    groups.to_csv(out / "groups.csv", index=False)
+    split.main("seed1", out / "images.csv", out / "split.csv", out / "groups.csv", out / "split.json")
     some = load(root / "data", list_classes(root / "data").images[:10], 64)
     np.save(out / "features.npy", embedder(root / "weights.pth")(some))
     (out / "isa.json").write_text(json.dumps(machine.isa()))

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -161,17 +162,24 @@ def run_split(folder: Path, sizes: dict[str, int], **split_params: Any) -> tuple
     return run_rows(folder, rows, **split_params)
 
 
-def run_rows(folder: Path, rows: list[dict[str, Any]], **split_params: Any) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Run the stage on these rows of a table of images."""
+def run_rows(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    child: Callable[[pd.DataFrame], Any] = lambda groups: groups.duplicates,
+    **split_params: Any,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Run the stage on these rows of a table of images; child: makes the groups of children."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["data"]["source"] = split_params.pop("source", "sample")
     params["split"]["folds"] = split_params.pop("folds", 0)
     params["splits"]["seed1"].update(split_params)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     pd.DataFrame(rows).to_csv(folder / "images.csv", index=False)
+    groups = pd.DataFrame({"path": [row["path"] for row in rows], "duplicates": [row["group"] for row in rows]})
+    groups.assign(children=child(groups)).to_csv(folder / "groups.csv", index=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        split.main("seed1", Path("images.csv"), Path("o/seed1.csv"), facts=Path("o/seed1.json"))
+        split.main("seed1", Path("images.csv"), Path("o/seed1.csv"), Path("groups.csv"), Path("o/seed1.json"))
     return pd.read_csv(folder / "o/seed1.csv"), json.loads((folder / "o/seed1.json").read_text())
 
 
@@ -249,6 +257,46 @@ def test_the_page_has_the_facts_numbers(tmp_path: Path) -> None:
     assert "| seed1 | train | 1046 | 1052 | 2098 | 70.0% |" in page
     assert "- seed1, train, healthy: 1052 images, 1053 in the paper." in page
     assert "| seed1 | 4 | 300 | 299 | 599 |" in page
+
+
+def of_five(groups: pd.DataFrame) -> Any:
+    """Return groups of five images of a class, whose names follow each other."""
+    return groups.path.str.replace(r"\d{4}", lambda number: f"{int(number[0]) // 5 * 5:04}", regex=True)
+
+
+def test_no_child_is_on_two_sides_and_the_classes_keep_their_shares(tmp_path: Path) -> None:
+    sizes = {"healthy": 150, "down_syndrome": 200}
+    table, facts = run_split(tmp_path, sizes, child=of_five, groups="children")
+    assert facts["grouped_by"] == "children"
+    assert facts["groups"]["largest"] == 5
+    assert table.group.nunique() == 70
+    assert table.groupby("group").subset.nunique().max() == 1
+    for label, n in sizes.items():
+        counts = table[table.label == label].subset.value_counts()
+        for subset, share in zip(splits.SUBSETS, SHARES, strict=True):
+            assert abs(counts[subset] - share * n) <= 5
+    by_duplicates, facts = run_split(tmp_path, sizes, child=of_five)
+    assert facts["grouped_by"] == "duplicates"
+    assert by_duplicates.groupby(of_five(by_duplicates)).subset.nunique().max() > 1
+
+
+def test_a_class_with_one_child_only_is_one_line(tmp_path: Path) -> None:
+    def one(groups: pd.DataFrame) -> Any:
+        return groups.path.where(groups.path.str.startswith("healthy"), "down_syndrome/0000.jpg")
+
+    message = r"class down_syndrome: 60 images in 1 groups of children leave a part empty .* group\.children"
+    with pytest.raises(InputError, match=message):
+        run_split(tmp_path, {"healthy": 60, "down_syndrome": 60}, child=one, groups="children")
+    assert not (tmp_path / "o").exists()
+
+
+def test_groups_of_other_images_are_one_line(tmp_path: Path) -> None:
+    def gone(groups: pd.DataFrame) -> Any:
+        groups.loc[0, "path"] = "healthy/renamed.jpg"
+        return groups.duplicates
+
+    with pytest.raises(InputError, match=r"groups\.csv has no healthy/0000\.jpg; run `dvc repro`"):
+        run_split(tmp_path, {"healthy": 60, "down_syndrome": 60}, child=gone)
 
 
 def test_images_without_torch_or_pillow(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from faces.pages import figures
 from stages import plot
 
 PER_RUN = ("curves", "confusion", "operating_point")
-SHARED = {"roc.png", "precision_recall.png", "calibration.png", "class_balance.png"}
+SHARED = {"roc.png", "precision_recall.png", "calibration.png", "class_balance.png", "children_improved.png"}
 POINTS = pd.DataFrame({"fpr": [0, 0.2, 1], "tpr": [0, 0.9, 1], "recall": [0, 0.5, 1], "precision": [1, 0.9, 0.5]})
 BINS = pd.DataFrame({"predicted": [0.1, 0.9], "observed": [0, 1.0], "low": [0, 0.5], "high": [0.4, 1.0]})
 SAMPLE = "sample: drawn faces"
@@ -69,7 +69,7 @@ def test_stage_draws_the_compared_runs_then_also_an_active_one_that_is_none_of_t
     change(runs / "metrics/active.json", model_sha256="f" * 64)
     more = draw(runs, "again")
     assert more.keys() == per_run | SHARED | {f"{kind}_active.png" for kind in PER_RUN}
-    same = per_run | {"class_balance.png"}
+    same = per_run | {"class_balance.png", "children_improved.png"}
     assert {name: more[name] for name in same} == {name: drawn[name] for name in same}, "same bytes"
     assert all(more[name] != drawn[name] for name in SHARED - same)
 

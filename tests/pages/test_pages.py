@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,16 @@ def test_comparison_says_each_figure_beside_ours(evidence: report.Evidence) -> N
         assert sentences.claim(claim, compared) in flat(page)
     for paper_pair in compared.paper_pairs:
         assert sentences.paper_pair(paper_pair, compared.names) in flat(page)
-    assert [row for row in rows(page) if row[0] == "MobileNetV2, fine-tuned"] == [["MobileNetV2, fine-tuned", "90.0%"]]
+    others = {row[0]: row[1:] for row in rows(page)}
+    for other in compared.others:
+        data = other.data + (f", {other.n} images" if other.n else "")
+        reported = [other.accuracy, other.recall or "-", data, other.split, other.source]
+        assert others[f"{other.name}; {other.model}"] == reported
+    assert len(compared.others) == 6
     if not verdicts:
         headings = [line for line in page.splitlines() if line.startswith("#")]
         assert [line for line in headings if not line.endswith(")")] == [
-            "## The paper's own ranking", "## Others on the same data set"
+            "## The paper's own ranking", "## What others report"
         ]  # fmt: skip
         assert not re.search(r"reproduced|better|worse|supported|undecidable", page)
         assert "These numbers say nothing about the paper." in page
@@ -224,7 +230,7 @@ def test_splits_has_each_split_beside_the_papers_table(evidence: report.Evidence
     for name in drawn_runs.SPLITS:
         assert [name, "train", "210", "210", "420", "70.0%", "419", "1046", "1053"] in cells
         assert [name, "test", "30", "30", "60", "10.0%", "60", "147", "150"] in cells
-        assert [name, "stratified", name[-1], "0", "7.05 (3 to 12)", "60", "2.35"] in cells
+        assert [name, "stratified", name[-1], "duplicates", "1", "2", "0", "7.05 (3 to 12)", "60", "2.35"] in cells
     assert "mean of 20 such splits" in flat(page)
     assert "fold" not in page
 
@@ -243,3 +249,43 @@ def test_the_active_run_is_explained_alone_where_no_other_saw_its_split(evidence
     header, *parts = rows(tables.explain(alone, evidence.names))
     assert header == ["the network sees", "test accuracy, active run", "n"]
     assert [row[0] for row in parts] == ["whole picture", "middle hidden", "only the middle"]
+
+
+def test_children_says_the_change_with_n_and_intervals(evidence: report.Evidence) -> None:
+    page = report.pages(evidence)["children"]
+    recipe = evidence.children.recipes["improved"]
+    cells = {row[0]: row[1:] for row in rows(page)}
+    found = recipe.changes["children"].same_images["recall"]
+    interval = f"({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    assert cells["recall, Down syndrome"][3] == f"{100 * found.value:+.1f} {interval}, n = {found.n}"
+    assert cells["accuracy"][2] == f"{100 * recipe.changes['children'].by_split['accuracy'].mean:+.1f}"  # one pair
+    band = recipe.kinds["duplicates"].by_similarity["healthy"][2]
+    assert [str(band.times), f"{band.right.percent}, n = {band.right.n}"] == cells["0.60 to 0.75"][:2]
+    group = evidence.groups["classes"]["healthy"]["settings"]["strict"]
+    row = next(row for row in rows(page) if row[:2] == ["healthy", "strict"] and len(row) == 12)
+    assert row[2:8] == [
+        *(str(group["threshold"]), f"{group['nearest_merge']:.4f}"),
+        *(str(group[key]) for key in ("groups", "images_in_groups", "largest")),
+        str(group["joined"]["pairs"]),
+    ]
+    assert "`test_0002.jpg`" in page
+
+
+def test_labels_says_each_rules_share_and_ceiling(evidence: report.Evidence) -> None:
+    page = report.pages(evidence)["labels"]
+    cells = {row[0]: row[1:] for row in rows(page)}
+    for rule, name in tables.RULES.items():
+        share = evidence.labels.named[rule]
+        assert cells[name] == [share.percent, str(share.n), evidence.labels.ceiling[rule].percent]
+    assert cells["estimated share of wrong labels"][2] == evidence.labels.ceiling["noise"].percent
+    suspects = [row for row in rows(page) if row[0].startswith("`")]
+    assert [row[0] for row in suspects] == [f"`{suspect.path}`" for suspect in evidence.labels.suspects]
+    assert suspects
+
+
+def test_without_faces_or_runs_the_page_says_so(evidence: report.Evidence) -> None:
+    nothing = evidence.children.model_copy(update={"recipes": {}})
+    without = replace(evidence, children=nothing, embed={**evidence.embed, "looked_for": False})
+    page = report.pages(without)["children"]
+    assert "No face was looked for" in page
+    assert "No recipe has runs on several comparable splits." in page

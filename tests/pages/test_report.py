@@ -23,7 +23,13 @@ from stages import report as stage
 REPOSITORY = Path(__file__).parents[2]
 PAPERS = ("trial1", "trial2", "trial3")
 PICTURES = [f"figures/{kind}_{t}" for kind in ("curves", "confusion", "operating_point") for t in drawn_runs.TRIALS]
-PICTURES += ["figures/roc", "figures/precision_recall", "figures/calibration", "figures/class_balance"]
+PICTURES += [
+    "figures/roc",
+    "figures/precision_recall",
+    "figures/calibration",
+    "figures/class_balance",
+    "figures/children_improved",
+]
 PICTURES += ["explain/healthy", "explain/down_syndrome", "explain/occlusion"]
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 

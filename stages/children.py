@@ -1,0 +1,66 @@
+"""Ask how much of the accuracy is a child seen in training: recall by the nearest training face, splits by children."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+
+from faces.children.nearest import nearest_trained
+from faces.cli import InputError, run
+from faces.evidence.children import STEP, Children, runs_by_kind, summarise
+from faces.evidence.metrics import read_predictions
+from faces.files import write_json
+from faces.params import load_params
+
+SETTINGS = ("children", "strict")
+
+
+def main(
+    groups: Path,
+    embeddings: Path,
+    landmarks: Path,
+    splits: Annotated[Path, typer.Option(help="folder with NAME.csv for each split")],
+    predictions: Annotated[Path, typer.Option(help="folder with NAME.csv for each run")],
+    out: Annotated[Path, typer.Option(help="where to write the findings, as JSON")],
+) -> None:
+    """Summarise each recipe that params.yaml runs on several comparable splits."""
+    params = load_params()
+    images = pd.read_csv(groups, keep_default_na=False, index_col="path")
+    places, vectors = pd.read_csv(landmarks), np.load(embeddings)
+    if places.path.tolist() != images.index.tolist():
+        raise InputError(f"{landmarks} is of other images than {groups}; run `dvc repro`")
+    has_face = (places.faces > 0).to_numpy()
+    label = places.path.str.partition("/")[0].to_numpy()
+
+    def held_out(name: str) -> pd.DataFrame:
+        rows = read_predictions(predictions / f"{name}.csv")
+        table = pd.read_csv(splits / f"{params.runs[name].split}.csv", index_col="path")
+        trained = (table.subset.reindex(images.index) == "train").to_numpy()
+        known = images.assign(nearest=nearest_trained(vectors, label, trained, has_face))
+        for setting in SETTINGS:
+            known[f"seen_{setting}"] = images[setting].isin(images[setting][trained])
+        missing = rows.path[~rows.path.isin(images.index)]
+        if len(missing):
+            raise InputError(f"{predictions / name}.csv has {missing.iloc[0]}, {groups} has not; run `dvc repro`")
+        return rows.join(known[["nearest", *(f"seen_{setting}" for setting in SETTINGS)]], on="path")
+
+    recipes = {}
+    for recipe, kinds in runs_by_kind(params.runs, params.splits).items():
+        rows = {name: held_out(name) for by_seed in kinds.values() for name in by_seed.values()}
+        group = images.rename(columns={"children": "group"})
+        recipes[recipe] = summarise(kinds, rows, group, SETTINGS, params.evaluate)
+    found = Children(
+        source=params.data.kind,
+        confidence=params.evaluate.confidence,
+        n=len(images),
+        without_a_face=int((~has_face).sum()),
+        step=STEP,
+        recipes=recipes,
+    )
+    write_json(out, found.model_dump())
+
+
+if __name__ == "__main__":
+    run(main)
