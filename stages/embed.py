@@ -16,10 +16,12 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faces.children.networks import BOX, LANDMARKS, WIDTH, Face, Faces
+from faces.children.networks import WIDTH, Face, Faces
 from faces.cli import InputError, run
 from faces.files import write_atomically, write_json
 from faces.images import decode
+from faces.images.align import COLUMNS as LANDMARKS
+from faces.images.yunet import BOX
 from faces.naming import LABELS
 from faces.params import Embed, load_params
 

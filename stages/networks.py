@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 from urllib.error import URLError
 
-from faces.children.networks import SFACE, YUNET, Network
+from faces.children.networks import SFACE
 from faces.cli import InputError, run
 from faces.files import file_sha256, write_json
+from faces.images.yunet import YUNET, Network
 from faces.params import load_params
 
 DOWNLOADS = Path("downloads")  # where the downloads go; a file already there is used instead

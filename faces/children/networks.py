@@ -1,7 +1,6 @@
-"""OpenCV's two face networks: YuNet finds faces, SFace turns an aligned face into 128 numbers.
+"""SFace, OpenCV's network that turns a face which YuNet has found into 128 numbers.
 
-What they return of a photograph, landmarks and embeddings, is biometric data of the person on it.
-Wu, W., Peng, H., Yu, S. (2023). YuNet: a tiny millisecond-level face detector. Machine Intelligence Research 20.
+They are biometric data of the person on the photograph.
 Zhong, Y. et al. (2021). SFace: sigmoid-constrained hypersphere loss for robust face recognition. IEEE TIP 30.
 """
 
@@ -13,34 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-ZOO = "https://github.com/opencv/opencv_zoo/raw/966be4cb6eefc2a4f586ed0581bf4bbaa2533070/models"
+from faces.images.yunet import YUNET, ZOO, Detector, Network, on_the_picture
+
 WIDTH = 128  # numbers in an embedding
-OVERLAP = 0.3  # of two boxes, intersection over union, above which YuNet keeps the surer one (the zoo's own value)
-BOX = ("x", "y", "width", "height")
-LANDMARKS = tuple(
-    f"{point}_{axis}" for point in ("right_eye", "left_eye", "nose", "right_mouth", "left_mouth") for axis in "xy"
-)  # right and left as the person's own; the order of YuNet's answer
 
 
-@dataclass(frozen=True)
-class Network:
-    """A file of OpenCV's model zoo, the name it gets here, and its SHA-256."""
-
-    url: str
-    name: str
-    sha256: str
-
-    @property
-    def file(self) -> str:
-        """The name it has in the zoo."""
-        return self.url.rsplit("/", 1)[1]
-
-
-YUNET = Network(
-    f"{ZOO}/face_detection_yunet/face_detection_yunet_2023mar_int8bq.onnx",
-    "yunet.onnx",
-    "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
-)
 SFACE = Network(
     f"{ZOO}/face_recognition_sface/face_recognition_sface_2021dec_int8bq.onnx",
     "sface.onnx",
@@ -62,29 +38,17 @@ class Faces:
     """Both networks, loaded; not for several threads at once."""
 
     def __init__(self, folder: Path, score: float, longest_side: int) -> None:
-        """Load the networks from a folder.
-
-        score: a face is what YuNet is at least this sure of; longest_side: larger pictures are shrunk to it first,
-        in pixels, for YuNet was made for faces of 10 to 300.
-        """
-        self.longest_side = longest_side
-        self.detector = cv2.FaceDetectorYN.create(str(folder / YUNET.name), "", (32, 32), score, OVERLAP)
+        """Load the networks from a folder; see `Detector`."""
+        self.detector = Detector(folder / YUNET.name, score, longest_side)
         self.recogniser = cv2.FaceRecognizerSF.create(str(folder / SFACE.name), "")
 
     def largest(self, image: Image.Image) -> tuple[Face | None, int]:
         """Return the largest face of an RGB picture (None if there is none), and how many there are."""
-        scale = min(1.0, self.longest_side / max(image.size))
-        if scale < 1:
-            size = round(scale * image.width) or 1, round(scale * image.height) or 1
-            image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3)
-        pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])  # OpenCV's order is blue, green, red
-        self.detector.setInputSize(image.size)
-        _, found = self.detector.detect(pixels)
-        if found is None:
-            return None, 0
-        row = max(found, key=lambda row: (row[2] * row[3], row[14]))
-        row[:14] = row[:14].round(2)  # the digits that are kept
+        pixels, scale = self.detector.shrunk(image)
+        row, found = self.detector.largest(pixels)
+        if row is None:
+            return None, found
         embedding = self.recogniser.feature(self.recogniser.alignCrop(pixels, row))[0]
         embedding = embedding / np.linalg.norm(embedding)
-        places = [round(float(value) / scale, 2) for value in row[:14]]
-        return Face(round(float(row[14]), 4), tuple(places[:4]), tuple(places[4:]), embedding), len(found)
+        places = on_the_picture(row, scale)
+        return Face(round(float(row[14]), 4), tuple(places[:4]), tuple(places[4:]), embedding), found

@@ -9,11 +9,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from faces.cli import InputError
+from faces.images import align
 
 BLOCK = 1024  # images whose decoding waits at once: memory stays flat
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")  # by content, whatever the suffix says
@@ -223,9 +225,12 @@ def load(
     size: int,
     out: NDArray[Any] | None = None,
     workers: int | None = None,
+    landmarks: Mapping[str, align.Points] = MappingProxyType({}),
+    share: float = 1.0,
 ) -> NDArray[np.uint8]:
     """Return images that the audit found readable as uint8 [N, 3, size, size], in the order of `paths`.
 
+    A path with landmarks is aligned by them, its face taking `share` of the side; the others are resized whole.
     They are written into `out` if given, which may be a memory map. The number of threads (default: one a
     core) does not change the result. `InputError` names a file that cannot be read.
     """
@@ -238,7 +243,8 @@ def load(
             _, image = read(root / paths[index], max_pixels=sys.maxsize)
         except UnreadableError as error:
             raise InputError(f"{root / paths[index]}: {error.reason}; run the audit again") from None
-        pixels[index] = to_array(image, size)
+        points = landmarks.get(paths[index])
+        pixels[index] = to_array(image, size) if points is None else align.to_array(image, size, points, share)
 
     with quiet(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for start in range(0, len(paths), BLOCK):

@@ -15,8 +15,10 @@ from PIL import Image
 
 from ci.demo import overlay
 from faces.children import networks
-from faces.children.networks import BOX, LANDMARKS, WIDTH, Faces
+from faces.children.networks import WIDTH, Faces
 from faces.cli import InputError
+from faces.images.align import COLUMNS as LANDMARKS
+from faces.images.yunet import BOX
 from stages import embed
 from stages import networks as stage
 
