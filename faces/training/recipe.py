@@ -26,6 +26,11 @@ class Transforms(Section):
     scale: Annotated[tuple[PositiveFraction, PositiveFraction], Field(strict=False)]
     ratio: Annotated[tuple[float, float], Field(strict=False)]
     flip: Annotated[float, Field(ge=0, le=1, strict=False)]
+    align: PositiveFraction | None
+    colour: Annotated[float, Field(ge=0, lt=1, strict=False)]
+    erase: Annotated[float, Field(ge=0, le=1, strict=False)]
+    final_scale: Annotated[tuple[PositiveFraction, PositiveFraction] | None, Field(strict=False)]
+    final_epochs: Annotated[int, Field(ge=0)]
     first_crop: Annotated[int | None, Field(ge=32, le=1024)]
     evaluation_crop: Annotated[int | None, Field(ge=32, le=1024)]
     evaluation_flip: bool
@@ -34,6 +39,10 @@ class Transforms(Section):
     def _ordered(self) -> "Transforms":
         if self.scale[0] > self.scale[1]:
             raise ValueError("scale must be [smallest, largest]")
+        if self.final_scale is not None and self.final_scale[0] > self.final_scale[1]:
+            raise ValueError("final_scale must be [smallest, largest]")
+        if (self.final_scale is None) != (self.final_epochs == 0):
+            raise ValueError("final_scale and final_epochs go together: both, or null and 0")
         if self.first_crop is not None and self.first_crop > self.crop:
             raise ValueError("first_crop must be at most crop")
         if not 0 < self.ratio[0] <= self.ratio[1]:
@@ -52,7 +61,10 @@ class Recipe(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1, strict=False)]
     schedule: Literal["constant", "one-cycle"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=False)]
+    mixup: Annotated[float, Field(ge=0, le=10, strict=False)]
     ema_decay: Annotated[float, Field(ge=0, lt=1, strict=False)]
+    reestimate_norms: bool
+    calibrate: bool
     precision: Literal["bf16", "fp32"]
     transforms: Transforms
 

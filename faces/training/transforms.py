@@ -1,19 +1,19 @@
-"""The paper's augmentation, drawn for a whole epoch at once and applied by Pillow in threads.
+"""The paper's augmentation and ours, drawn for a whole epoch at once and applied by Pillow in threads.
 
-Pixels are those of torchvision's `RandomResizedCrop` on a PIL image for the same box; the boxes and flips follow
-the same distribution, but are a function of (seed, epoch, row) alone: neither batch size, nor worker count, nor
-an interruption changes what an image looks like in an epoch.
+Pixels are those of torchvision's `RandomResizedCrop`, `ColorJitter` and `RandomErasing` on a PIL image for the same
+draws, which follow the same distributions, but are a function of (seed, epoch, row) alone: neither batch size, nor
+worker count, nor an interruption changes what an image looks like in an epoch.
 """
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from faces.training.recipe import Transforms
@@ -23,25 +23,50 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 BLOCK = 4096  # images whose boxes are drawn at once
 ATTEMPTS = 10  # boxes tried before falling back to the largest central one, as torchvision does
 
+ERASED_AREA = (0.02, 0.33)  # share of the picture that is erased (torchvision's default)
+ERASED_RATIO = (0.3, 3.3)  # of height to width (torchvision's default)
+GREY = tuple(round(255 * mean) for mean in IMAGENET_MEAN)  # what is erased becomes ImageNet's mean colour
+
 Boxes = npt.NDArray[np.int64]  # [N, 4]: left, upper, right, lower
+Rows = npt.NDArray[np.int64]
+COLOURS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
-def draw(n: int, transforms: Transforms, seed: int, epoch: int) -> tuple[Boxes, npt.NDArray[np.bool_]]:
-    """Draw one epoch's crop boxes [n, 4] and flips [n].
+@dataclass(frozen=True)
+class Draws:
+    """What chance decides for N images in an epoch."""
+
+    boxes: Boxes
+    flips: npt.NDArray[np.bool_]  # [N]
+    colours: npt.NDArray[np.float64]  # [N, 3]: factors of brightness, contrast and colour; 1 changes nothing
+    erased: npt.NDArray[np.float64]  # [N, 4]: left, upper, right, lower as shares of the side; zeros: nothing
+
+    def of(self, rows: Rows) -> "Draws":
+        """Return the draws of these rows."""
+        return Draws(self.boxes[rows], self.flips[rows], self.colours[rows], self.erased[rows])
+
+
+def draw(n: int, transforms: Transforms, seed: int, epoch: int, epochs: int) -> Draws:
+    """Draw what happens to n images in an epoch, of 1 ... `epochs`.
 
     Source: Szegedy et al. 2015 (area and aspect ratio); torchvision's `RandomResizedCrop.get_params`.
     """
-    boxes, flips = np.empty((n, 4), dtype=np.int64), np.empty(n, dtype=np.bool_)
-    for block, start in enumerate(range(0, n, BLOCK)):  # the attempts of one block at a time: memory stays flat
-        rows = slice(start, min(start + BLOCK, n))
+    scale = crop_scale(transforms, epoch, epochs)
+    blocks = []
+    for block, start in enumerate(range(0, max(n, 1), BLOCK)):  # the attempts of one block at a time: memory stays flat
         rng = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, block]))
-        boxes[rows], flips[rows] = _draw_block(rows.stop - start, transforms, rng)
-    return boxes, flips
+        size = min(BLOCK, n - start)
+        boxes, flips = _boxes(size, transforms, scale, rng)
+        blocks.append(Draws(boxes, flips, _colours(size, transforms, rng), _erased(size, transforms, rng)))
+    columns = zip(*((one.boxes, one.flips, one.colours, one.erased) for one in blocks), strict=True)
+    return Draws(*map(np.concatenate, columns))
 
 
-def _draw_block(n: int, transforms: Transforms, rng: np.random.Generator) -> tuple[Boxes, npt.NDArray[np.bool_]]:
+def _boxes(
+    n: int, transforms: Transforms, scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[Boxes, npt.NDArray[np.bool_]]:
     side = transforms.resize
-    area = side**2 * rng.uniform(*transforms.scale, size=(n, ATTEMPTS))
+    area = side**2 * rng.uniform(*scale, size=(n, ATTEMPTS))
     low, high = np.log(transforms.ratio)
     ratio = np.exp(rng.uniform(low, high, size=(n, ATTEMPTS)))
     where = rng.random((n, 2))
@@ -64,6 +89,36 @@ def _draw_block(n: int, transforms: Transforms, rng: np.random.Generator) -> tup
     return np.stack([left, upper, left + width, upper + height], axis=1), flips
 
 
+def _colours(n: int, transforms: Transforms, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    if not transforms.colour:
+        return np.ones((n, len(COLOURS)))
+    return rng.uniform(1 - transforms.colour, 1 + transforms.colour, size=(n, len(COLOURS)))
+
+
+def _erased(n: int, transforms: Transforms, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Draw the boxes that are erased; the most oblong of the largest are cut to the picture."""
+    if not transforms.erase:
+        return np.zeros((n, 4))
+    area = rng.uniform(*ERASED_AREA, size=n)
+    low, high = np.log(ERASED_RATIO)
+    ratio = np.exp(rng.uniform(low, high, size=n))
+    height, width = np.minimum(1.0, np.sqrt(area * ratio)), np.minimum(1.0, np.sqrt(area / ratio))
+    where = rng.random((n, 2))
+    left, upper = where[:, 0] * (1 - width), where[:, 1] * (1 - height)
+    chosen = rng.random(n) < transforms.erase
+    return np.stack([left, upper, left + width, upper + height], axis=1) * chosen[:, None]
+
+
+def crop_scale(transforms: Transforms, epoch: int, epochs: int) -> tuple[float, float]:
+    """Return the smallest and largest share of the area that is cropped in an epoch, of 1 ... `epochs`.
+
+    Crops nearly as large as the picture at the end bring the sizes of faces in training near those in evaluation.
+    Source: Touvron et al. 2019 (the difference and what it costs); here it is mended by the crops themselves.
+    """
+    last = epoch > epochs - transforms.final_epochs
+    return transforms.final_scale if last and transforms.final_scale is not None else transforms.scale
+
+
 def crop_size(transforms: Transforms, epoch: int, epochs: int) -> int:
     """Return the side in pixels of what the network is trained on in an epoch, of 1 ... `epochs`.
 
@@ -81,20 +136,27 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
 
 
-def crop(images: Tensor, boxes: Boxes, flips: Sequence[bool] | npt.NDArray[np.bool_], size: int) -> Tensor:
-    """Cut each image's box, resize it to `size` (bilinear, antialiased) and mirror it where `flips` says so.
+def augment(images: Tensor, draws: Draws, size: int) -> Tensor:
+    """Cut each image's box, resize it to `size` (bilinear, antialiased), and mirror, recolour and erase as drawn.
 
-    Args: images uint8 [N, 3, H, W] in any memory order; boxes [N, 4]; flips [N].
+    Args: images uint8 [N, 3, H, W] in any memory order; draws of N images.
     Returns: uint8 [N, 3, size, size], channels last in memory.
     """
     source = images.permute(0, 2, 3, 1).numpy()
     target = np.empty((len(source), size, size, 3), dtype=np.uint8)
+    erased = np.rint(draws.erased * size).astype(np.int64)
 
     def one(i: int) -> None:
-        left, upper, right, lower = boxes[i]
+        left, upper, right, lower = draws.boxes[i]
         picture = Image.fromarray(np.ascontiguousarray(source[i, upper:lower, left:right]))
-        pixels = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
-        target[i] = pixels[:, ::-1] if flips[i] else pixels
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        for enhance, factor in zip(COLOURS, draws.colours[i], strict=True):
+            if factor != 1:
+                picture = enhance(picture).enhance(factor)
+        pixels = np.asarray(picture)
+        target[i] = pixels[:, ::-1] if draws.flips[i] else pixels
+        left, upper, right, lower = erased[i]
+        target[i, upper:lower, left:right] = GREY
 
     for _ in _pool().map(one, range(len(source))):
         pass
@@ -104,7 +166,8 @@ def crop(images: Tensor, boxes: Boxes, flips: Sequence[bool] | npt.NDArray[np.bo
 def resize(images: Tensor, size: int) -> Tensor:
     """Return images uint8 [N, 3, H, W] resized to `size`, as evaluation sees them: uint8 [N, 3, size, size]."""
     n, _, height, width = images.shape
-    return crop(images, np.tile([0, 0, width, height], (n, 1)), np.zeros(n, dtype=np.bool_), size)
+    whole = np.tile([0, 0, width, height], (n, 1))
+    return augment(images, Draws(whole, np.zeros(n, dtype=np.bool_), np.ones((n, 3)), np.zeros((n, 4))), size)
 
 
 def normalise(images: Tensor) -> Tensor:
