@@ -65,7 +65,7 @@ def ours(job: Job, rates: tuple[float, ...] = (1.0,)) -> Result:
         ]
         table = pd.DataFrame(rows)
         train, validation = (
-            load_subset(job.folder, table, name, job.recipe.transforms.resize) for name in ("train", "validation")
+            load_subset(job.folder, table, name, job.recipe.transforms) for name in ("train", "validation")
         )
         network = build(job.weights, SEED)
         frozen = FrozenFeatures(network, recipe, SEED, device)
@@ -79,7 +79,7 @@ def ours(job: Job, rates: tuple[float, ...] = (1.0,)) -> Result:
 
     classifier = Classifier(network, job.recipe).to(device)
     started = _now()
-    test = load_subset(job.folder, table, "test", job.recipe.transforms.resize)
+    test = load_subset(job.folder, table, "test", job.recipe.transforms)
     y_score = torch.from_numpy(classifier.predict_proba(test.pixels))
     loss = torch.nn.functional.binary_cross_entropy(y_score, test.y_true.double()).item()
     accuracy = ((y_score >= 0.5).long() == test.y_true).double().mean().item()

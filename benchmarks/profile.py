@@ -45,10 +45,10 @@ def main(precision: Literal["bf16", "fp32"] = "bf16", batch_size: int = 64) -> N
     chunk = CHUNK[device.type]
     noise = rng.integers(0, 256, (batch_size, sizes.resize, sizes.resize, 3), dtype=np.uint8)
     pixels = torch.from_numpy(noise).permute(0, 3, 1, 2)  # [N, 3, H, W]
-    boxes, flips = transforms.draw(batch_size, sizes, seed=0, epoch=1)
-    cropped = transforms.crop(pixels, boxes, flips, sizes.crop).to(device)
+    draws = transforms.draw(batch_size, sizes, seed=0, epoch=1, epochs=1)
+    cropped = transforms.augment(pixels, draws, sizes.crop).to(device)
     pieces = [slice(start, start + chunk) for start in range(0, batch_size, chunk)]
-    drawn = [(pixels[piece], boxes[piece], flips[piece]) for piece in pieces]
+    drawn = [(pixels[piece], draws.of(np.arange(batch_size)[piece])) for piece in pieces]
     normalised = transforms.normalise(cropped).to(body.dtype)
     features = body(cropped)
     y_true = torch.arange(batch_size, device=device) % 2
@@ -67,7 +67,7 @@ def main(precision: Literal["bf16", "fp32"] = "bf16", batch_size: int = 64) -> N
             Image.fromarray(picture).save(Path(folder) / path)
         steps: dict[str, Callable[[], object]] = {
             "decode and resize (once)": lambda: images.load(Path(folder), paths, sizes.resize),
-            "augment": lambda: [transforms.crop(*piece, sizes.crop) for piece in drawn],
+            "augment": lambda: [transforms.augment(*piece, sizes.crop) for piece in drawn],
             "normalise": lambda: [transforms.normalise(piece).to(body.dtype) for piece in torch.split(cropped, chunk)],
             "frozen body": lambda: [body.layers(piece) for piece in torch.split(normalised, chunk)],
             "trained tail, forward": loss,

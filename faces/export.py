@@ -4,9 +4,13 @@
 
 Input `images`: uint8 [N, 3, crop, crop], RGB; the photograph turned upright and resized (bilinear, antialiased) to a
 square of `resize` pixels, then to one of `crop` pixels. Output `probability`: float32 [N], of Down syndrome. Inside are
-normalisation, softmax and, where the run's evaluation takes it, the mean with the mirror image. The file's metadata
-hold the two sizes, the threshold, the source of the training images, the precision of the training, the model's
-SHA-256, and that it is no diagnostic.
+normalisation, calibration, softmax and, where the run's evaluation takes it, the mean with the mirror image. The file's
+metadata hold the two sizes, the threshold, the source of the training images, the precision of the training, the
+model's SHA-256, and that it is no diagnostic.
+
+Where the metadata give `align`, the square of `resize` pixels is not the whole photograph but its face, turned upright
+by five landmarks as faces/images/align.py does it. The file holds neither that nor the network that finds the
+landmarks, which is detector.onnx of the model's folder; an image without a face is taken whole.
 
 The file computes in float32. It is written only if its probabilities differ from PyTorch's, in float32 too, by at most
 TOLERANCE. `faces.predict` computes in the precision of the training: where that is bf16, the two may differ by more.
@@ -98,6 +102,7 @@ def main(
         "source": trained.facts["source"],
         "resize": trained.recipe.transforms.resize,
         "crop": classifier.size,
+        "align": trained.recipe.transforms.align or "",
         "threshold": threshold.value,
         "target_recall": threshold.target_recall,
         "trained_precision": trained.recipe.precision,

@@ -15,12 +15,13 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -30,6 +31,11 @@ from faces.cli import InputError, run
 from faces.files import check_output
 from faces.naming import LABELS
 from faces.source.listing import SUFFIXES, list_folder, summary
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from faces.images.align import Points
 
 MODEL = Path(__file__).parents[1] / "models/runs/improved"
 NOTICE = (
@@ -46,6 +52,7 @@ class Prediction:
     probability: float | None
     decision: str | None
     error: str | None
+    aligned: bool | None  # by the landmarks of a face; false: none was found, or the model aligns none
     threshold: float
     model_sha256: str
 
@@ -57,7 +64,7 @@ class Predictor:
     """A trained model with its own preprocessing and threshold, as its evaluation used them."""
 
     def __init__(self, folder: Path) -> None:
-        """Read model.pt, run.json and threshold.json of `folder`."""
+        """Read model.pt, run.json, threshold.json and detector.onnx of `folder`."""
         from faces.training.inference import fastest_device, load_run, read_threshold
 
         trained = load_run(folder)
@@ -65,7 +72,10 @@ class Predictor:
         self.sha256: str = trained.facts["model_sha256"]
         self.threshold = read_threshold(folder, self.sha256)
         self.resize = trained.recipe.transforms.resize
+        self.align = trained.recipe.transforms.align
+        self.detector = trained.detector
         self.classifier = trained.classifier(fastest_device())
+        self._own = threading.local()  # each thread's detector
 
     def predict(self, paths: Sequence[Path]) -> Iterator[list[Prediction]]:
         """Yield a prediction for each path, in their order, as many at a time as the network takes."""
@@ -77,31 +87,52 @@ class Predictor:
         with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
             for batch in (paths[start : start + size] for start in range(0, len(paths), size)):
                 found = list(pool.map(self._decode, batch))
-                images = [image for image in found if not isinstance(image, str)]
+                images = [one.pixels for one in found if isinstance(one, Seen)]
                 scores = iter(self.classifier.predict_proba(torch.from_numpy(np.stack(images))) if images else ())
                 yield [
-                    self._failed(path, image) if isinstance(image, str) else self._scored(path, float(next(scores)))
-                    for path, image in zip(batch, found, strict=True)
+                    self._scored(path, one, float(next(scores))) if isinstance(one, Seen) else self._failed(path, one)
+                    for path, one in zip(batch, found, strict=True)
                 ]
 
-    def _decode(self, path: Path) -> NDArray[np.uint8] | str:
+    def _decode(self, path: Path) -> "Seen | str":
+        from faces.images import align
         from faces.images.decode import UnreadableError, read, to_array
 
         try:
             if path.exists() and not path.is_file():
                 return "not a regular file"
-            return to_array(read(path, self.threshold.max_pixels)[1], self.resize)
+            image = read(path, self.threshold.max_pixels)[1]
         except UnreadableError as error:
             return error.reason
         except OSError as error:  # a folder that may not be looked into
             return (error.strerror or "").lower()
+        landmarks = self._landmarks(image)
+        if landmarks is None or self.align is None:
+            return Seen(to_array(image, self.resize), aligned=False)
+        return Seen(align.to_array(image, self.resize, landmarks, self.align), aligned=True)
 
-    def _scored(self, path: Path, probability: float) -> Prediction:
+    def _landmarks(self, image: "Image") -> "Points | None":
+        if self.align is None or self.detector is None:
+            return None
+        if not hasattr(self._own, "detector"):
+            self._own.detector = self.detector.load()
+        found: Points | None = self._own.detector.landmarks(image)
+        return found
+
+    def _scored(self, path: Path, seen: "Seen", probability: float) -> Prediction:
         decision = LABELS[probability >= self.threshold.value]
-        return Prediction(str(path), probability, decision, None, self.threshold.value, self.sha256)
+        return Prediction(str(path), probability, decision, None, seen.aligned, self.threshold.value, self.sha256)
 
     def _failed(self, path: Path, reason: str) -> Prediction:
-        return Prediction(str(path), None, None, reason, self.threshold.value, self.sha256)
+        return Prediction(str(path), None, None, reason, None, self.threshold.value, self.sha256)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network sees of an image: uint8 [3, resize, resize]; is its face aligned?"""
+
+    pixels: NDArray[np.uint8]
+    aligned: bool
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -167,7 +198,7 @@ def main(
         print("The model was trained on drawn faces (data.source: sample): its answers mean nothing.", file=sys.stderr)
     if output is not None:
         output.resolve().parent.mkdir(parents=True, exist_ok=True)
-    done = unread = 0
+    done = unread = whole = 0
     # the bar is for a terminal on which no rows appear
     bar = tqdm(total=len(images), unit="image", disable=True if output is None and sys.stdout.isatty() else None)
     try:
@@ -179,11 +210,14 @@ def main(
                 file.flush()
                 done += len(batch)
                 unread += sum(prediction.error is not None for prediction in batch)
+                whole += sum(prediction.aligned is False for prediction in batch)
                 bar.update(len(batch))
     except KeyboardInterrupt:
         where = f"in {output}" if output else "written"
         print(f"interrupted: {done} of {len(images)} images are scored, their rows are {where}", file=sys.stderr)
         raise typer.Exit(130) from None
+    if whole and predictor.align is not None:
+        print(f"{whole} of {len(images)} were scored whole: no face was found; see the column aligned", file=sys.stderr)
     if unread:
         print(f"{unread} of {len(images)} could not be read; see the column error", file=sys.stderr)
         raise typer.Exit(1)

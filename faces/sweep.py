@@ -81,18 +81,18 @@ def read_facts(name: str) -> dict[str, Any]:
 def markdown(params: Params, facts: dict[str, dict[str, Any]]) -> str:
     """Return the table of the variants, best validation accuracy first, and what the recipe and the base are."""
     rows = []
-    for name, found in sorted(facts.items(), key=lambda item: (-item[1]["at_best"]["val_accuracy"], item[0])):
-        best, n = found["at_best"], found["n_validation"]
-        accuracy = Estimate.proportion(round(best["val_accuracy"] * n), n, params.evaluate.confidence)
+    for name, found in sorted(facts.items(), key=lambda item: (-item[1]["finished"]["val_accuracy"], item[0])):
+        finished, n = found["finished"], found["n_validation"]
+        accuracy = Estimate.proportion(round(finished["val_accuracy"] * n), n, params.evaluate.confidence)
         rows.append(
             (
                 name,
                 _in_words(given(params.sweep.variants[name])) or "none",
                 accuracy.percent,
                 n,
-                f"{best['val_loss']:.4f}",
+                f"{finished['val_loss']:.4f}",
                 f"{found['best_epoch']} of {found['stopped_epoch']}",
-                f"{best['train_accuracy']:.1%}",
+                f"{found['at_best']['train_accuracy']:.1%}",
             )
         )
     header = ("variant", "change", "validation accuracy", "n", "validation loss", "epoch kept", "training accuracy")

@@ -20,6 +20,7 @@ def main(
     data: Path,
     split: Annotated[Path, typer.Argument(help="the file of the split that the run was trained on")],
     *,
+    landmarks: Annotated[Path, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
     model: Annotated[Path, typer.Option(help="folder with model.pt and run.json; threshold.json is added")],
     predictions: Annotated[Path, typer.Option(help="file for path, subset, y_true and y_score of each image")],
     metrics: Annotated[Path, typer.Option(help="file for the metrics")],
@@ -37,7 +38,7 @@ def main(
     trained = load_run(model)
     if (trained.facts["run"], trained.facts["split"]) != (name, split.stem):
         raise InputError(f"{model / 'run.json'} is not of the run {name} on the split {split.stem}; run `dvc repro`")
-    scored = score(trained, data, split)
+    scored = score(trained, data, split, landmarks)
 
     document = measure.evaluate_predictions(scored, params.evaluate, trained.facts)
     y_true, y_score = measure.subset(scored, "validation")
@@ -57,21 +58,23 @@ def main(
         write_atomically(curves / f"{stem}.csv", curve.to_csv(index=False, lineterminator="\n").encode())
 
 
-def score(trained: "TrainedRun", data: Path, split: Path) -> "pd.DataFrame":
+def score(trained: "TrainedRun", data: Path, split: Path, landmarks: Path) -> "pd.DataFrame":
     """Return a row for each test and validation image: path, subset, y_true, y_score."""
     import pandas as pd
 
+    from faces.images.align import read_landmarks
     from faces.training.features import load_subset
     from faces.training.inference import fastest_device
 
     classifier = trained.classifier(fastest_device())
     table = pd.read_csv(split)
+    points = read_landmarks(landmarks)
     parts = []
     for subset in ("test", "validation"):
         rows = table[table["subset"] == subset].sort_values("path")
         if rows.empty:
             raise InputError(f"{split}: the {subset} subset is empty; there are too few images")
-        images = load_subset(data, rows, subset, trained.recipe.transforms.resize)
+        images = load_subset(data, rows, subset, trained.recipe.transforms, points)
         y_score = classifier.predict_proba(images.pixels)
         parts.append(rows[["path", "subset", "y_true"]].assign(y_score=y_score))
     return pd.concat(parts)

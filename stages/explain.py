@@ -35,6 +35,7 @@ def main(
     data: Path,
     split: Annotated[Path, typer.Argument(help="the file of the split that the active run was trained on")],
     *,
+    landmarks: Annotated[Path, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
     model: Annotated[Path, typer.Option(help="folder with the active run's model.pt and run.json")],
     beside: Annotated[Path, typer.Option(help="the same of the run whose accuracy is set beside the active run's")],
     metrics: Annotated[Path, typer.Option(help="file for the figures")],
@@ -55,14 +56,14 @@ def main(
     determinism.enable()
     y_true = test["y_true"].to_numpy()
     active, other = load_run(model), load_run(beside)
-    photos = _photos(active, data, test)
+    photos = _photos(active, data, test, landmarks)
     accuracy, y_score = occlusion(active, photos, y_true, confidence)
     maps = heat_maps(active, photos, y_score)
     middle = explain.middle_mask(maps.shape[-1])
     averages = {label: maps[y_true == index].mean(axis=0) for index, label in enumerate(LABELS)}
     beside_it: list[Occluded] = []
     if other.facts["split"] == active.facts["split"]:
-        seen, _ = occlusion(other, _photos(other, data, test), y_true, confidence)
+        seen, _ = occlusion(other, _photos(other, data, test, landmarks), y_true, confidence)
         beside_it.append(Occluded(run=other.facts["run"], accuracy=seen))
     else:
         print(f"{beside} is left out: it may have been trained on the test images of {split}", file=sys.stderr)
@@ -84,10 +85,13 @@ def main(
     write_gallery(gallery, active.facts, test, photos, y_score, maps)
 
 
-def _photos(trained: "TrainedRun", data: Path, test: pd.DataFrame) -> Pixels:
+def _photos(trained: "TrainedRun", data: Path, test: pd.DataFrame, landmarks: Path) -> Pixels:
+    from faces.images.align import read_landmarks
     from faces.images.decode import load
 
-    return load(data, test["path"].tolist(), trained.recipe.transforms.resize)
+    transforms = trained.recipe.transforms
+    points = read_landmarks(landmarks) if transforms.align else {}
+    return load(data, test["path"].tolist(), transforms.resize, landmarks=points, share=transforms.align or 1.0)
 
 
 def occlusion(

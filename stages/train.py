@@ -43,7 +43,9 @@ def main(
     split: Annotated[Path, typer.Argument(help="the split's file, named as the run's split")],
     *,
     weights: Annotated[Path, typer.Option(help="folder with resnet34.pth and facts.json")],
-    out: Annotated[Path, typer.Option(help="folder for model.pt, run.json and timing.json")],
+    landmarks: Annotated[Path, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
+    detector: Annotated[Path, typer.Option(help="folder with the network that found them")],
+    out: Annotated[Path, typer.Option(help="folder for model.pt, run.json, timing.json and detector.onnx")],
     history: Annotated[Path, typer.Option(help="file for the losses and accuracies of each epoch")],
     finished: Annotated[Path | None, typer.Option(help="folder of finished runs, of which the same is taken")] = None,
     validation: Annotated[Path | None, typer.Option(help="also write how the validation images fare")] = None,
@@ -59,30 +61,42 @@ def main(
     determinism.enable()
     with distributed.processes() as device:
         recipe = on_this_machine(spec.recipe)
-        train_images, validation_images = _load(data, split, recipe)
+        train_images, validation_images = _load(data, split, recipe, landmarks)
         identity = identify(recipe, spec.seed, weights, (train_images.key, validation_images.key))
         first = distributed.rank() == 0  # the process that reads finished runs and writes this one
         outcome = take([finished / run for run in params.runs], identity) if finished and first else None
         if not distributed.broadcast(outcome is not None):
             outcome = fit(spec, recipe, identity, train_images, validation_images, weights, history, device)
         if first and outcome is not None:
+            outcome.facts["detector"] = params.embed.model_dump()
             record(outcome, spec, params.data.kind, out, history, validation)
+            write_atomically(out / "detector.onnx", _detector(recipe, detector))
 
 
-def _load(data: Path, split: Path, recipe: Recipe) -> tuple["Images", "Images"]:
+def _load(data: Path, split: Path, recipe: Recipe, landmarks: Path) -> tuple["Images", "Images"]:
     import pandas as pd
 
+    from faces.images.align import read_landmarks
     from faces.training import distributed
     from faces.training.features import load_subset
 
     table = pd.read_csv(split)
+    points = read_landmarks(landmarks)
     with distributed.one_per_machine_first():
         train, validation = (
-            load_subset(data, table, name, recipe.transforms.resize) for name in ("train", "validation")
+            load_subset(data, table, name, recipe.transforms, points) for name in ("train", "validation")
         )
     if not len(train.pixels) or not len(validation.pixels):
         raise InputError(f"{split}: the training or the validation subset is empty; there are too few images")
     return train, validation
+
+
+def _detector(recipe: Recipe, folder: Path) -> bytes:
+    """Return the network that finds faces for whoever uses the model; nothing, if the run aligned none."""
+    from faces.images.yunet import YUNET
+
+    file = folder / YUNET.name
+    return file.read_bytes() if recipe.transforms.align and file.exists() else b""
 
 
 def identify(recipe: Recipe, seed: int, weights: Path, images: Sequence[str]) -> dict[str, Any]:
@@ -122,7 +136,7 @@ def fit(
     import torch
     from tqdm import tqdm
 
-    from faces.training import distributed, features, loop, machine, state
+    from faces.training import distributed, features, finish, loop, machine, state
     from faces.training.cache import code, fingerprint
     from faces.training.checkpoint import Checkpoint
     from faces.training.model import Tail, build
@@ -138,7 +152,7 @@ def fit(
         fingerprint(
             identity=identity,
             features=frozen.facts,
-            code=code(features, loop, state, distributed),
+            code=code(features, loop, state, distributed, finish),
             processes=processes,
         )
     )
@@ -154,6 +168,7 @@ def fit(
                 bar.set_description(f"{spec.name} epoch {len(epochs) + 1}")
 
         loop.fit(training, frozen, train, validation, recipe, spec.seed, checkpoint, report, bar.update)
+        finished = finish.finish(tail, frozen, train, validation, recipe, spec.seed)
     computed, reused = distributed.all_reduce(torch.tensor([frozen.computed, frozen.reused], device=device)).tolist()
 
     buffer = io.BytesIO()
@@ -168,6 +183,8 @@ def fit(
         "best_epoch": training.best_epoch,
         "at_best": epochs[training.best_epoch - 1],
         "at_stop": epochs[-1],
+        "finished": asdict(finished),
+        "unaligned": {"train": train.unaligned, "validation": validation.unaligned},
         "history": epochs,
         "device": device.type,
         "machine": machine.arithmetic(device.type, recipe.precision),
@@ -193,12 +210,12 @@ def record(outcome: Outcome, spec: RunSpec, source: str, out: Path, history: Pat
     write_json(out / "run.json", facts)
     write_json(out / "timing.json", outcome.timing)
     _write_history(history, facts["history"])
-    if validation is not None:  # the kept epoch's result, which is what hyperparameters are chosen by
+    if validation is not None:  # the finished model's result, which is what hyperparameters are chosen by
         write_json(
             validation,
             {
-                "val_accuracy": round(facts["at_best"]["val_accuracy"], 4),
-                "val_loss": round(facts["at_best"]["val_loss"], 4),
+                "val_accuracy": round(facts["finished"]["val_accuracy"], 4),
+                "val_loss": round(facts["finished"]["val_loss"], 4),
                 "val_n": facts["n_validation"],
                 "val_epoch": facts["best_epoch"],
             },

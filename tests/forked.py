@@ -66,6 +66,8 @@ def _train(project: Path, out: str, run: str, finished: Path | None, environment
             Path("data"),
             Path("split/seed1.csv"),
             weights=Path("weights"),
+            landmarks=Path("embed/landmarks.csv"),
+            detector=Path("weights/faces"),
             out=Path(out),
             history=Path(out, "history.csv"),
             finished=finished,

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from ci.demo import overlay
+from faces.images.align import COLUMNS
 from faces.source import sample
 
 READ_ONLY_PARAMETERS = {"faces/cli.py", "faces/params.py", "faces/section.py"}  # they read what DVC tracks by value
@@ -93,6 +94,8 @@ def training_inputs(root: Path, changes: dict[str, Any], per_class: int, train: 
     (root / "split/seed1.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     torch.manual_seed(0)
     torch.save(resnet34(weights=None).state_dict(), root / "weights/resnet34.pth")
+    (root / "embed").mkdir()
+    (root / "embed/landmarks.csv").write_text(f"path,faces,score,{','.join(COLUMNS)}\n", encoding="utf-8")
     (root / "weights/facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
 
 

@@ -27,6 +27,8 @@ def model_folder(folder: Path, recipe: Recipe, source: str = "kaggle", run: str 
     torch.save(resnet34(num_classes=2).state_dict(), folder / "model.pt")
     sha256 = file_sha256(folder / "model.pt")
     facts = {"run": run, "source": source, "recipe": recipe.model_dump(), "split": "seed1", "model_sha256": sha256}
+    facts["detector"] = {"score": 0.6, "longest_side": 640}
+    (folder / "detector.onnx").touch()
     write_json(folder / "run.json", facts)
     threshold = {"value": 0.5, "target_recall": 0.98, "n": 9, "max_pixels": 50_000_000, "model_sha256": sha256}
     write_json(folder / "threshold.json", threshold)

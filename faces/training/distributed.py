@@ -2,7 +2,7 @@
 
 `batch_size` stays the size of the whole batch: each process takes its share of it, losses and gradients are means over
 the whole batch, and batch norms use the whole batch's statistics. Results are those of a single process, but for the
-order in which floating-point sums are formed.
+order in which floating-point sums are formed, and for mixup, which mixes the images of a process's share.
 """
 
 import contextlib
@@ -112,7 +112,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         centred = values - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(dims)) / n  # [C]
         with torch.no_grad():
-            momentum = self.momentum or 0.0
+            # without a momentum, the mean over all batches seen, as in torch's own
+            seen = 0 if self.num_batches_tracked is None else int(self.num_batches_tracked)
+            momentum = 1 / (seen + 1) if self.momentum is None else self.momentum
             for running, now in ((self.running_mean, mean), (self.running_var, variance * n / (n - 1))):
                 if running is not None:
                     running.lerp_(now, momentum)

@@ -15,6 +15,7 @@ from torchvision.models import ResNet
 
 from faces.cli import InputError
 from faces.files import file_sha256
+from faces.images.yunet import Detector
 from faces.section import PositiveInt, Section
 from faces.training.model import Body, Tail, load_model
 from faces.training.recipe import Recipe, evaluation_size, evaluation_views
@@ -74,12 +75,29 @@ class Threshold(Section):
 
 
 @dataclass(frozen=True)
+class FaceDetector:
+    """What finds the faces that a run aligns: the file of YuNet, and what counts as a face."""
+
+    file: Path
+    score: float
+    longest_side: int
+
+    def load(self) -> Detector:
+        """Return the detector, loaded; it is not for several threads at once."""
+        return Detector(self.file, self.score, self.longest_side)
+
+
+@dataclass(frozen=True)
 class TrainedRun:
-    """What a model folder holds: its record, run.json, and the network of model.pt, in evaluation mode."""
+    """What a model folder holds: its record, run.json, and the network of model.pt, in evaluation mode.
+
+    detector: None where the run aligns no faces, or was trained where no face was looked for.
+    """
 
     facts: dict[str, Any]
     recipe: Recipe
     network: ResNet
+    detector: FaceDetector | None
 
     def classifier(self, device: torch.device) -> Classifier:
         """Return the run's classifier on a device."""
@@ -93,7 +111,7 @@ def load_run(folder: Path) -> TrainedRun:
     """
     if folder.is_file():
         raise InputError(f"{folder} is a file; the folder that holds model.pt and run.json is needed")
-    for name in ("run.json", "model.pt"):
+    for name in ("run.json", "model.pt", "detector.onnx"):
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder} holds no trained model: {name} is missing; `dvc repro` or `dvc pull` fills models/"
@@ -101,13 +119,16 @@ def load_run(folder: Path) -> TrainedRun:
     try:
         facts: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         recipe = Recipe.model_validate(facts["recipe"])
-        if missing := {"run", "source", "split", "model_sha256"} - facts.keys():
+        if missing := {"run", "source", "split", "model_sha256", "detector"} - facts.keys():
             raise KeyError(missing)
     except (ValueError, KeyError, TypeError):  # an older version's may lack something, too
         raise InputError(f"{folder / 'run.json'} is not a run's record; `dvc repro` writes it again") from None
     if facts["model_sha256"] != file_sha256(folder / "model.pt"):
         raise InputError(f"{folder / 'run.json'} is about another model than {folder / 'model.pt'}; run `dvc repro`")
-    return TrainedRun(facts, recipe, load_model(folder / "model.pt"))
+    detector = None
+    if recipe.transforms.align and (folder / "detector.onnx").stat().st_size:
+        detector = FaceDetector(folder / "detector.onnx", **facts["detector"])
+    return TrainedRun(facts, recipe, load_model(folder / "model.pt"), detector)
 
 
 def read_threshold(folder: Path, model_sha256: str) -> Threshold:

@@ -5,6 +5,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,39 +24,56 @@ EVALUATION_BATCH = {"cpu": 32, "cuda": 256}  # images; few on a CPU, for the rea
 LAST_STRIDE = 32  # pixels of a picture that become one after the last layer
 
 
+@dataclass(frozen=True)
+class Batch:
+    """This process's share of a batch: features [b, C, h, w] and y_true [b].
+
+    n: images of the batch in all processes. mixing: the weight of an image in its mixture with the next one of the
+    share; 1 mixes nothing.
+    """
+
+    features: Tensor
+    y_true: Tensor
+    n: int
+    mixing: float
+
+
 def train_one_epoch(
     state: TrainingState,
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor, int]],
+    batches: Iterable[Batch],
     criterion: nn.Module,
     device: torch.device,
     progress: Progress,
 ) -> tuple[float, float]:
     """Train on each batch once; return the epoch's mean loss and accuracy as they were on the way.
 
-    model: `state.model`, or what wraps it for several processes. A batch is this process's share of it, features
-    [b, C, h, w] and y_true [b], and the number of images that all processes have of it; `criterion` returns a sum.
+    model: `state.model`, or what wraps it for several processes; `criterion` returns a sum. Mixtures count as right
+    when the class of the image that they have most of is found.
 
     Errors: InputError, with the largest power of two that fits, if the memory does not hold a batch.
     """
     model.train()
     # loss, right answers and images; summed on the device, which need not be waited for
     sums = torch.zeros(3, dtype=torch.float64, device=device)
-    for features, y_true, batch_size in batches:
+    for batch in batches:
         try:
-            x, y = features.to(device), y_true.to(device)
+            x, y = batch.features.to(device), batch.y_true.to(device)
+            wanted = y
+            if batch.mixing < 1:
+                x, wanted = mixed(x, y, batch.mixing)
             logits = model(x)
-            loss = criterion(logits, y)
+            loss = criterion(logits, wanted)
             state.optimizer.zero_grad()
             # gradients are averaged over the processes
-            (loss * (distributed.world_size() / batch_size)).backward()
+            (loss * (distributed.world_size() / batch.n)).backward()
             state.step()
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            fits = _largest_batch(model, features, device) * distributed.world_size()
+            fits = _largest_batch(model, batch.features, device) * distributed.world_size()
             raise InputError(
-                f"the memory of {device} does not hold a batch of {batch_size}; batch_size {fits} fits"
+                f"the memory of {device} does not hold a batch of {batch.n}; batch_size {fits} fits"
                 if fits
                 else f"the memory of {device} does not hold even one image in training; free some or use the CPU"
             ) from None
@@ -64,6 +82,15 @@ def train_one_epoch(
         progress(len(y))
     loss_sum, right_sum, n = distributed.all_reduce(sums).tolist()
     return loss_sum / n, right_sum / n
+
+
+def mixed(x: Tensor, y_true: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Return each image's features [b, C, h, w] mixed with the next one's, and the classes' shares [b, 2].
+
+    Source: Zhang et al. 2018 (mixup); after frozen layers it mixes what they make of the pictures (Verma et al. 2019).
+    """
+    shares = nn.functional.one_hot(y_true, CLASSES).float()
+    return x * weight + x.roll(1, 0) * (1 - weight), shares * weight + shares.roll(1, 0) * (1 - weight)
 
 
 def _largest_batch(model: nn.Module, features: Tensor, device: torch.device) -> int:
@@ -131,11 +158,11 @@ def fit(
 
     model = distributed.data_parallel(state.model)
     rows = distributed.share(torch.arange(len(validation.pixels)))
-    validation_features = frozen.validation(validation, rows)
+    validation_features = frozen.clean(validation, rows)
     while not state.finished(recipe):
         started = time.perf_counter()
         epoch = len(state.history) + 1
-        batches = _batches(frozen, train, recipe.batch_size, seed, epoch, progress)
+        batches = _batches(frozen, train, recipe, seed, epoch, progress)
         train_loss, train_accuracy = train_one_epoch(state, model, batches, criterion, device, progress)
         val_loss, val_accuracy = evaluate(state.evaluated, validation_features, validation.y_true, device)
         if not math.isfinite(train_loss + val_loss):
@@ -161,13 +188,20 @@ def _check_last_batch(n: int, recipe: Recipe) -> None:
         )
 
 
+def shuffled(n: int, batch_size: int, rng: np.random.Generator) -> list[Tensor]:
+    """Return the row numbers 0 ... n - 1 in a drawn order, cut into batches."""
+    return list(torch.split(torch.from_numpy(rng.permutation(n)), batch_size))
+
+
 def _batches(
-    frozen: FrozenFeatures, train: Images, batch_size: int, seed: int, epoch: int, progress: Progress
-) -> Iterable[tuple[Tensor, Tensor, int]]:
+    frozen: FrozenFeatures, train: Images, recipe: Recipe, seed: int, epoch: int, progress: Progress
+) -> Iterable[Batch]:
     """Return an epoch's batches as `train_one_epoch` takes them, in an order drawn for this epoch."""
     rng = np.random.Generator(np.random.Philox(key=[seed, 2**32 + epoch]))
-    batches = torch.split(torch.from_numpy(rng.permutation(len(train.pixels))), batch_size)
+    batches = shuffled(len(train.pixels), recipe.batch_size, rng)
     shares = [distributed.share(batch) for batch in batches]
     rows, lengths = torch.cat(shares), [len(share) for share in shares]
     features = torch.split(frozen.train(train, rows, epoch, progress), lengths)
-    return zip(features, torch.split(train.y_true[rows], lengths), map(len, batches), strict=True)
+    weights = rng.beta(recipe.mixup, recipe.mixup, len(batches)) if recipe.mixup else np.ones(len(batches))
+    mixing = np.maximum(weights, 1 - weights).tolist()  # most of the image itself
+    return map(Batch, features, torch.split(train.y_true[rows], lengths), map(len, batches), mixing)

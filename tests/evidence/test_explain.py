@@ -134,6 +134,7 @@ def call(run: Path, out: str = "out") -> dict[str, bytes]:
     stage.main(
         run / "data",
         run / "split/seed1.csv",
+        landmarks=run / "landmarks.csv",
         model=run / "model",
         beside=run / "other",
         metrics=folder / "explain.json",

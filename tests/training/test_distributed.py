@@ -30,6 +30,8 @@ SMALL = demo.overlay(
             patience=3,
             precision="fp32",
             ema_decay=0.5,
+            reestimate_norms=True,
+            calibrate=True,
             transforms={"resize": 48, "crop": 48},
         ),
     ),
@@ -72,6 +74,7 @@ def one(project: Path) -> Path:
 def two(project: Path) -> Path:
     """Return the outputs of two processes that torchrun started."""
     words = ["stages.train", "trial1", "data", "split/seed1.csv", "--weights", "weights", "--out", "two"]
+    words += ["--landmarks", "embed/landmarks.csv", "--detector", "weights/faces"]
     launched = subprocess.run(
         [sys.executable, "-m", *TORCHRUN, *words, "--history", "two/history.csv"],
         cwd=project,

@@ -68,7 +68,7 @@ def test_it_is_what_the_training_validated_with(
     monkeypatch.setenv("FACES_CACHE", str(tmp_path))
     chosen = recipe(freeze="layer3", precision="bf16", transforms=SIZES)
     frozen = FrozenFeatures(network, chosen, 1, CPU)
-    features = frozen.validation(Images(pixels, torch.zeros(19), "pixels"), torch.arange(19))
+    features = frozen.clean(Images(pixels, torch.zeros(19), "pixels"), torch.arange(19))
     logits = loop.predict(Tail(network, "layer3", "bf16"), features, CPU)
     expected = logits.double().softmax(dim=1)[:, 1].numpy().round(6)
     assert Classifier(network, chosen).predict_proba(pixels).tolist() == expected.tolist()

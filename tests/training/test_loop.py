@@ -72,9 +72,11 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize(("freeze", "ema_decay"), [("layer4", 0.0), ("layer3", 0.8)])
-def test_twice_the_same_and_after_an_interruption_too(weights: Path, freeze: str, ema_decay: float) -> None:
-    changes = {"freeze": freeze, "max_epochs": 2, "schedule": "one-cycle", "ema_decay": ema_decay}
+@pytest.mark.parametrize(("freeze", "ema_decay", "mixup"), [("layer4", 0.0, 0.0), ("layer3", 0.8, 0.2)])
+def test_twice_the_same_and_after_an_interruption_too(
+    weights: Path, freeze: str, ema_decay: float, mixup: float
+) -> None:
+    changes = {"freeze": freeze, "max_epochs": 2, "schedule": "one-cycle", "ema_decay": ema_decay, "mixup": mixup}
     recipe = RECIPE.model_copy(update=changes)
     fit, state, _ = train(weights, recipe)
     Checkpoint("k").remove()
@@ -116,7 +118,7 @@ def test_the_best_epochs_weights_are_restored(weights: Path) -> None:
     tail = Tail(build(weights, seed=1), "layer4", "bf16")
     tail.load_state_dict({key: value for key, value in state.items() if key.startswith("fc.")})
     val_loss, val_accuracy = loop.evaluate(
-        tail, frozen.validation(images(10, "val"), torch.arange(10)), images(10, "val").y_true, CPU
+        tail, frozen.clean(images(10, "val"), torch.arange(10)), images(10, "val").y_true, CPU
     )
     best = fit.history[fit.best_epoch - 1]
     assert (val_loss, val_accuracy) == (best.val_loss, best.val_accuracy)
@@ -170,7 +172,7 @@ def test_crops_grow_from_epoch_to_epoch_and_evaluation_has_its_own(weights: Path
     rows = torch.tensor([3, 0, 7])
     sides = [frozen.train(images(20, "train"), rows, epoch, lambda n: None).shape[-1] for epoch in (1, 2, 3)]
     assert sides == [8, 12, 16]
-    assert frozen.validation(images(20, "train"), rows).shape == (3, 64, 24, 24)
+    assert frozen.clean(images(20, "train"), rows).shape == (3, 64, 24, 24)
 
 
 def test_rows_are_given_in_the_order_asked_for(weights: Path) -> None:
@@ -178,8 +180,8 @@ def test_rows_are_given_in_the_order_asked_for(weights: Path) -> None:
     subset, rows = images(20, "train"), torch.tensor([5, 2, 11])
     everything = frozen.train(subset, torch.arange(20), 1, lambda n: None)
     torch.testing.assert_close(frozen.train(subset, rows, 1, lambda n: None), everything[rows], rtol=0.02, atol=0.02)
-    validation = frozen.validation(subset, torch.arange(20))
-    torch.testing.assert_close(frozen.validation(subset, rows), validation[rows], rtol=0.02, atol=0.02)
+    validation = frozen.clean(subset, torch.arange(20))
+    torch.testing.assert_close(frozen.clean(subset, rows), validation[rows], rtol=0.02, atol=0.02)
 
 
 def test_logits_are_each_images_own_however_many_go_through_at_once(
@@ -252,3 +254,27 @@ def test_a_damaged_checkpoint_costs_the_start_not_the_run(weights: Path) -> None
     Checkpoint("k").path.write_bytes(b"not a checkpoint")
     fit, _, _ = train(weights)
     assert len(fit.history) == 3
+
+
+def test_mixtures_have_the_shares_of_their_images() -> None:
+    x, y_true = torch.tensor([[1.0], [10.0], [100.0]]), torch.tensor([0, 1, 1])
+    features, shares = loop.mixed(x, y_true, weight=0.75)
+    assert features.flatten().tolist() == [0.75 + 25, 7.5 + 0.25, 75 + 2.5]  # each with the one before, in a circle
+    assert shares.tolist() == [[0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+
+
+def test_mixup_mixes_most_of_an_image_with_less_of_another(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once, seen = loop.mixed, []
+
+    def recorded(x: Tensor, y_true: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        seen.append(weight)
+        return once(x, y_true, weight)
+
+    monkeypatch.setattr(loop, "mixed", recorded)
+    train(weights)
+    assert not seen
+    Checkpoint("k").remove()
+    train(weights, RECIPE.model_copy(update={"mixup": 0.5}))
+    assert len(seen) == 9  # 3 epochs of 3 batches
+    assert len(set(seen)) == 9
+    assert all(0.5 <= weight < 1 for weight in seen)

@@ -100,11 +100,11 @@ def plain_fit(network: ResNet, train: Images, validation: Images, recipe: Recipe
     for epoch in range(1, recipe.max_epochs + 1):
         network.train()
         frozen.eval()  # its batch norms keep the statistics that came with the weights
-        boxes, flips = transforms.draw(len(train.pixels), recipe.transforms, SEED, epoch)
+        draws = transforms.draw(len(train.pixels), recipe.transforms, SEED, epoch, recipe.max_epochs)
         order = np.random.Generator(np.random.Philox(key=[SEED, 2**32 + epoch])).permutation(len(train.pixels))
         losses, right = [], 0
         for rows in np.split(order, range(recipe.batch_size, len(order), recipe.batch_size)):
-            x = torch.stack([plain_input(train.pixels[i], boxes[i], bool(flips[i])) for i in rows])
+            x = torch.stack([plain_input(train.pixels[i], draws.boxes[i], bool(draws.flips[i])) for i in rows])
             y = train.y_true[rows]
             logits = network(x)
             loss = criterion(logits, y)

@@ -20,14 +20,14 @@ PARAMS = demo.overlay(
     ),
     {"train": demo.SAMPLE["recipes"]["trial2"], "evaluate": {"resamples": 100}},
 )
-DATA, SPLIT = Path("data"), Path("split/seed1.csv")
+DATA, SPLIT, LANDMARKS = Path("data"), Path("split/seed1.csv"), Path("embed/landmarks.csv")
+INPUTS = {"weights": Path("weights"), "landmarks": LANDMARKS, "detector": Path("weights/faces")}
 
 
 def train_run(name: str, **options: Any) -> None:
     folder = Path("models/active" if name == "active" else f"models/runs/{name}")
-    train.main(
-        name, DATA, SPLIT, weights=Path("weights"), out=folder, history=Path(f"plots/history/{name}.csv"), **options
-    )
+    history = Path(f"plots/history/{name}.csv")
+    train.main(name, DATA, SPLIT, **INPUTS, out=folder, history=history, **options)
 
 
 def evaluate_run(name: str, split: Path = SPLIT, model: str | None = None) -> None:
@@ -35,6 +35,7 @@ def evaluate_run(name: str, split: Path = SPLIT, model: str | None = None) -> No
         name,
         DATA,
         split,
+        landmarks=LANDMARKS,
         model=Path(model or f"models/runs/{name}"),
         predictions=Path(f"predictions/runs/{name}.csv"),
         metrics=Path(f"metrics/runs/{name}.json"),
@@ -98,8 +99,8 @@ def test_a_finished_run_that_is_the_same_is_taken(project: Path) -> None:
         assert Path("models/active", name).read_bytes() == Path("models/runs/trial2", name).read_bytes()
     assert Path("plots/history/active.csv").read_bytes() == Path("plots/history/trial2.csv").read_bytes()
     assert read("metrics/validation.json") == {
-        "val_accuracy": round(facts["at_best"]["val_accuracy"], 4),
-        "val_loss": round(facts["at_best"]["val_loss"], 4),
+        "val_accuracy": round(facts["finished"]["val_accuracy"], 4),
+        "val_loss": round(facts["finished"]["val_loss"], 4),
         "val_n": facts["n_validation"],
         "val_epoch": 1,
     }
@@ -138,7 +139,7 @@ def test_a_run_that_was_stopped_before_its_end_is_not_there(project: Path) -> No
 @pytest.mark.usefixtures("no_training")
 def test_another_splits_file_is_one_clear_line(project: Path) -> None:
     with pytest.raises(InputError, match=r"seed2\.csv is not the split of the run trial1, which .* calls seed1"):
-        train.main("trial1", DATA, Path("split/seed2.csv"), weights=Path(), out=Path("out"), history=Path("h.csv"))
+        train.main("trial1", DATA, Path("split/seed2.csv"), **INPUTS, out=Path("out"), history=Path("h.csv"))
     with pytest.raises(InputError, match=r"no run is named 'trial9'; there are: active, improved"):
         train_run("trial9")
 
