@@ -102,13 +102,14 @@ def main(
         "source": trained.facts["source"],
         "resize": trained.recipe.transforms.resize,
         "crop": classifier.size,
-        "align": trained.recipe.transforms.align or "",
         "threshold": threshold.value,
         "target_recall": threshold.target_recall,
         "trained_precision": trained.recipe.precision,
         "precision": exact.precision,
         "notice": NOTICE,
     }
+    if trained.recipe.transforms.align is not None:
+        about["align"] = trained.recipe.transforms.align
     onnx.helper.set_model_props(exported, {key: str(value) for key, value in about.items()})
     onnx.checker.check_model(exported, full_check=True)
     content: bytes = exported.SerializeToString()

@@ -12,6 +12,7 @@ from faces.evidence import probes
 from faces.evidence.documents import Probe, Probes, RunMetrics, read_document
 from faces.evidence.metrics import read_predictions
 from faces.files import write_atomically, write_json
+from faces.images.align import read_landmarks
 from faces.params import load_params
 
 
@@ -19,6 +20,7 @@ def main(
     data: Path,
     images: Path,
     split: Path,
+    landmarks: Annotated[Path, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
     metrics: Annotated[Path, typer.Option(help="folder with NAME.json for each run")],
     predictions: Annotated[Path, typer.Option(help="folder with NAME.csv for each run")],
     out: Annotated[Path, typer.Option(help="where to write the accuracies, as JSON")],
@@ -35,6 +37,9 @@ def main(
     y_true = table.y_true.to_numpy()
 
     views = probes.describe(data, table)
+    shares = [run.training.recipe["transforms"]["align"] for run in runs.values()]
+    if share := next(filter(None, shares), None):
+        views |= probes.describe_aligned(data, list(table.path), read_landmarks(landmarks), share)
     fold = probes.folds(y_true, list(table.group), params.probe.folds, params.probe.seed)
     found = {
         (view, model): probes.out_of_fold(numbers, y_true, fold, model, params.probe.seed)

@@ -112,7 +112,10 @@ def finished_run(
             "weight_decay": 0.01,
             "schedule": "constant",
             "label_smoothing": 0.0,
+            "mixup": 0.0,
             "ema_decay": 0.0,
+            "reestimate_norms": False,
+            "calibrate": False,
             "precision": "bf16",
             "transforms": {
                 "resize": 224,
@@ -120,6 +123,11 @@ def finished_run(
                 "scale": [0.08, 1.0],
                 "ratio": [0.75, 1.3333333333333333],
                 "flip": 0.5,
+                "align": None,
+                "colour": 0.0,
+                "erase": 0.0,
+                "final_scale": None,
+                "final_epochs": 0,
                 "first_crop": None,
                 "evaluation_crop": None,
                 "evaluation_flip": False,
@@ -137,6 +145,8 @@ def finished_run(
         "machine": {"processor": "a made-up CPU", "threads": 2, "precision": "bf16"},
         "at_best": history.iloc[best].to_dict(),
         "at_stop": history.iloc[-1].to_dict(),
+        "finished": {**history.iloc[best][["val_loss", "val_accuracy"]].to_dict(), "slope": 1.0, "shift": 0.0},
+        "unaligned": {"train": 0, "validation": 0},
     }
     return facts, evaluate_predictions(predictions, EVALUATE, facts), predictions
 

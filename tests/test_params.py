@@ -59,7 +59,7 @@ def test_evaluation_is_the_paper_s_unless_asked_otherwise() -> None:
     transforms = resolve(load_params(), "trial1").recipe.transforms
     assert (evaluation_size(transforms), evaluation_views(transforms)) == (250, (False,))
     ours = resolve(load_params(), "improved").recipe.transforms
-    assert (ours.crop, evaluation_size(ours), evaluation_views(ours)) == (192, 224, (False, True))
+    assert (ours.crop, evaluation_size(ours), evaluation_views(ours)) == (160, 160, (False, True))
 
 
 @pytest.mark.parametrize(("asked", "has_bf16", "got"), [("bf16", True, "bf16"), ("bf16", False, "fp32")])
@@ -111,7 +111,7 @@ def test_an_empty_value_takes_away_what_a_layer_below_has_given(tmp_path: Path) 
     values = overlay(COMMITTED, {})
     values["runs"] = {"improved": {**COMMITTED["runs"]["improved"], "change": {"transforms": {"first_crop": None}}}}
     transforms = resolve(load(tmp_path, values), "improved").recipe.transforms
-    assert (transforms.first_crop, transforms.crop) == (None, 192)
+    assert (transforms.first_crop, transforms.crop) == (None, 160)
 
 
 def test_the_demos_parameters_are_valid(tmp_path: Path) -> None:

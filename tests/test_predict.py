@@ -12,15 +12,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
+from children import drawn_networks
 from trained import model_folder, recipe
 
 from faces import predict
+from faces.children.networks import Faces
 from faces.cli import InputError
 from faces.files import file_sha256
 from faces.images import decode
+from faces.images.yunet import YUNET
 from faces.source.sample import draw
 from faces.training.inference import BATCH, load_run
 
@@ -104,6 +108,42 @@ def test_scores_are_evaluations_own(project: Path, capsysbinary: pytest.CaptureF
     y_score = classifier.predict_proba(torch.from_numpy(pixels))[::-1]
     assert [float(row["probability"]) for row in rows] == pytest.approx(y_score.tolist(), abs=1e-9)
     assert y_score.max() - y_score.min() > 0.01
+
+
+def test_faces_are_aligned_as_evaluation_aligns_them(
+    project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    aligning = recipe(freeze="layer3", transforms={"resize": 40, "crop": 48, "align": 0.8})
+    model = model_folder(tmp_path / "model", aligning)
+    drawn_networks.write(tmp_path / "networks")
+    shutil.copyfile(tmp_path / "networks" / YUNET.name, model / "detector.onnx")
+    drawn_networks.picture((2, 1, 0)).save(tmp_path / "face.png")
+    drawn_networks.picture().save(tmp_path / "none.png")
+    status = run(str(tmp_path / "face.png"), str(tmp_path / "none.png"), model=model)
+    out, err = capsysbinary.readouterr()
+    face, none = table(out.decode())
+    assert status == 0
+    assert (face["aligned"], none["aligned"]) == ("True", "False")
+    assert b"1 of 2 were scored whole: no face was found" in err
+
+    found, _ = Faces(tmp_path / "networks", score=0.6, longest_side=640).largest(drawn_networks.picture((2, 1, 0)))
+    assert found is not None  # what the stage embed writes for the other stages
+    landmarks = {"face.png": np.array(found.landmarks).reshape(5, 2)}
+    pixels = decode.load(tmp_path, ["face.png", "none.png"], 40, landmarks=landmarks, share=0.8)
+    y_score = load_run(model).classifier(torch.device("cpu")).predict_proba(torch.from_numpy(pixels))
+    assert [float(face["probability"]), float(none["probability"])] == pytest.approx(y_score.tolist(), abs=1e-9)
+    whole = decode.load(tmp_path, ["face.png"], 40)
+    assert not np.array_equal(pixels[0], whole[0])
+
+
+def test_a_model_that_was_trained_where_no_face_was_looked_for_sees_whole_images(
+    project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    model = model_folder(tmp_path / "model", recipe(transforms={"resize": 40, "crop": 48, "align": 0.8}))
+    assert run("data/healthy/healty_1.jpg", model=model) == 0
+    out, err = capsysbinary.readouterr()
+    assert [row["aligned"] for row in table(out.decode())] == ["False"]
+    assert b"1 of 1 were scored whole" in err
 
 
 def test_unreadable_files_are_reported_and_the_others_done(

@@ -76,6 +76,18 @@ class Epoch(Document):
     val_accuracy: float
 
 
+class Finished(Document):
+    """What followed training: how the validation images fare in the end, and how the scores were calibrated.
+
+    The difference of the logits was multiplied by slope and raised by shift; 1 and 0: it was not.
+    """
+
+    val_loss: float
+    val_accuracy: float
+    slope: float
+    shift: float
+
+
 class Training(Document):
     """What was trained, on what, and how it went."""
 
@@ -90,6 +102,8 @@ class Training(Document):
     machine: dict[str, Any] = {}  # what decides the last digits (faces/training/machine.py); empty: not recorded
     at_best: Epoch
     at_stop: Epoch
+    finished: Finished | None = None  # None: not recorded
+    unaligned: dict[str, int] = {}  # images of a subset seen whole, no face being found, where the recipe aligns faces
 
 
 class Weights(Document):

@@ -15,6 +15,7 @@ from faces.cli import InputError
 from faces.evidence.documents import (
     ConfusionMatrix,
     Epoch,
+    Finished,
     Images,
     OperatingPoint,
     RunMetrics,
@@ -30,6 +31,7 @@ from faces.params import Evaluate
 
 Labels = npt.NDArray[np.int64]
 
+ROUNDED = ("at_best", "at_stop", "finished")  # parts of a run's record
 THRESHOLD = 0.5
 BINS = 10  # of the calibration error and curve, of equal width
 WORDS = ("healthy", "Down syndrome")
@@ -129,17 +131,18 @@ def evaluate_predictions(predictions: pd.DataFrame, params: Evaluate, run: dict[
         ),
         operating_point=operating_point(predictions, params),
         training=Training(
-            **{key: run[key] for key in Training.model_fields if key in run and key not in ("at_best", "at_stop")},
-            at_best=_epoch(run["at_best"]),
-            at_stop=_epoch(run["at_stop"]),
+            **{key: run[key] for key in Training.model_fields if key in run and key not in ROUNDED},
+            at_best=Epoch(**_rounded(run["at_best"])),
+            at_stop=Epoch(**_rounded(run["at_stop"])),
+            finished=Finished(**_rounded(run["finished"])) if "finished" in run else None,
         ),
         weights=Weights(**run["weights"]),
         model_sha256=run["model_sha256"],
     )
 
 
-def _epoch(values: dict[str, Any]) -> Epoch:
-    return Epoch(**{name: round(value, DIGITS) for name, value in values.items()})
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, DIGITS) for name, value in values.items()}
 
 
 def headline(document: RunMetrics) -> dict[str, float | int]:

@@ -1,11 +1,12 @@
 """Shortcut probes: how well simple models tell the classes apart from what is not the face.
 
 What they get right, a network may get right the same way. Each probe sees some numbers of an image:
-its file's size and format, its mean colour, how sharp it is, its border, or its corners.
+its file's size and format, its mean colour, how sharp it is, its border, or its corners. All but the first are also
+seen of the picture that a run with aligned faces sees: what alignment takes away, no such run can use.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from faces.cli import InputError
 from faces.evidence.documents import Beside, RunMetrics
 from faces.evidence.estimate import Estimate
 from faces.evidence.statistics import bootstrap
+from faces.images import align
 from faces.images import decode as images
 
 Array = NDArray[np.float64]
 THUMBNAIL = 16  # pixels a side; the outermost ring is the border, a quarter of each side makes a corner
 ALL = "all five"  # the view that joins the others
+ALIGNED, ALL_ALIGNED = "face aligned: ", "face aligned: all four"
+ALIGNED_SIDE = 256  # pixels of the picture of an aligned face
 MODELS = ("logistic regression", "random forest")
 STRONGEST = (ALL, "random forest")  # the probe that the runs are set beside, image by image
 TREES = 300
@@ -35,29 +39,58 @@ def describe(root: Path, table: pd.DataFrame) -> dict[str, Array]:
     table: columns path, format, mode, width, height, bytes, as the audit writes them.
     """
     with images.quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = np.stack(list(pool.map(lambda path: _pixels(root / path), table.path)))
+        seen = np.stack(list(pool.map(lambda path: _pixels(_read(root / path)), table.path)))
     kinds = pd.get_dummies(table["format"] + " " + table["mode"]).to_numpy(float)
     per_pixel = np.log(table.bytes / (table.width * table.height)).to_numpy(float)
+    views = {"file": np.column_stack([np.log(table.bytes.to_numpy(float)), per_pixel, kinds]), **_views(seen)}
+    return views | {ALL: np.concatenate(list(views.values()), axis=1)}
+
+
+def describe_aligned(
+    root: Path, paths: Sequence[str], landmarks: Mapping[str, align.Points], share: float
+) -> dict[str, Array]:
+    """Return the same views of the pictures that a run with aligned faces sees, but for the file's.
+
+    share: of the side that the face takes, as in the run's recipe. An image without landmarks is seen whole, resized.
+    """
+
+    def seen_of(path: str) -> Array:
+        image, points = _read(root / path), landmarks.get(path)
+        pixels = (
+            images.to_array(image, ALIGNED_SIDE)
+            if points is None
+            else align.to_array(image, ALIGNED_SIDE, points, share)
+        )
+        return _pixels(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+
+    with images.quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        seen = np.stack(list(pool.map(seen_of, paths)))
+    views = {ALIGNED + name: view for name, view in _views(seen).items()}
+    return views | {ALL_ALIGNED: np.concatenate(list(views.values()), axis=1)}
+
+
+def _views(seen: Array) -> dict[str, Array]:
     ring, corners = _masks()
     thumbnails = seen[:, 4:].reshape(len(seen), THUMBNAIL, THUMBNAIL, 3)
-    views = {
-        "file": np.column_stack([np.log(table.bytes.to_numpy(float)), per_pixel, kinds]),
+    return {
         "colour": seen[:, :3],
         "blur": seen[:, 3:4],
         "border": thumbnails[:, ring].reshape(len(seen), -1),
         "corners": thumbnails[:, corners].reshape(len(seen), -1),
     }
-    return views | {ALL: np.concatenate(list(views.values()), axis=1)}
 
 
-def _pixels(path: Path) -> Array:
+def _read(path: Path) -> Image.Image:
+    try:
+        return images.read(path, max_pixels=2**62)[1]
+    except images.UnreadableError as error:
+        raise InputError(f"{path}: {error.reason}; run the audit again") from None
+
+
+def _pixels(image: Image.Image) -> Array:
     """Return mean red, green, blue, the log of the Laplacian's variance, and a thumbnail's colours: [4 + 768]."""
     from scipy.ndimage import laplace
 
-    try:
-        _, image = images.read(path, max_pixels=2**62)
-    except images.UnreadableError as error:
-        raise InputError(f"{path}: {error.reason}; run the audit again") from None
     colour = np.asarray(image, np.float64).mean(axis=(0, 1))
     sharpness = np.log1p(laplace(np.asarray(image.convert("L"), np.float64)).var())
     thumbnail = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)

@@ -168,7 +168,7 @@ def test_document_has_the_promised_shape() -> None:
     assert list(document["operating_point"]["validation"]) == ["recall", "specificity"]
     assert list(document["training"]) == [
         "recipe", "split", "seed", "stopped_epoch", "best_epoch", "n_train", "n_validation", "device",
-        "machine", "at_best", "at_stop",
+        "machine", "at_best", "at_stop", "finished", "unaligned",
     ]  # fmt: skip
     assert document["training"]["recipe"] == RUN["recipe"]
     assert document["training"]["machine"] == RUN["machine"]

@@ -16,6 +16,7 @@ from faces.evidence.documents import Probes, read_document
 from faces.evidence.estimate import Estimate
 from faces.evidence.statistics import wilson
 from faces.files import write_json
+from faces.images import align
 from stages import probe
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,19 @@ def test_file_sees_bytes_and_kind_and_the_last_view_sees_everything(tmp_path: Pa
     views_alone = ("file", "colour", "blur", "border", "corners")
     assert list(seen) == [*views_alone, probes.ALL]
     assert seen[probes.ALL].shape[1] == sum(seen[view].shape[1] for view in views_alone)
+
+
+def test_an_aligned_face_hides_what_lies_around_it(tmp_path: Path) -> None:
+    one, other = picture(0, size=300), picture(0, size=300)
+    other[:60] = 0  # above the face
+    for number, array in enumerate((one, other)):
+        Image.fromarray(array).save(tmp_path / f"{number}.png")
+    landmarks = {f"{number}.png": align.TEMPLATE + 94 for number in (0, 1)}  # in the middle, 112 pixels wide
+    seen = probes.describe_aligned(tmp_path, list(landmarks), landmarks, share=0.8)
+    assert list(seen) == [probes.ALIGNED + name for name in ("colour", "blur", "border", "corners", "all four")]
+    assert all((view[0] == view[1]).all() for view in seen.values())
+    whole = probes.describe_aligned(tmp_path, list(landmarks), {}, share=0.8)
+    assert (whole["face aligned: border"][0] != whole["face aligned: border"][1]).any()
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -170,6 +184,8 @@ def run_probe(folder: Path, run: bool = True, source: str = "sample") -> tuple[P
     params["runs"] = {"trial2": {"recipe": "trial2", "split": "seed1", "seed": 1}}
     params["explain"]["beside"] = "trial2"
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    header = f"path,faces,score,{','.join(align.COLUMNS)}"
+    (folder / "landmarks.csv").write_text(f"{header}\n{rows[1]['path']},1,0.9,30,30,50,30,40,40,32,50,48,50\n")
     scored = splits.assign(
         y_score=[
             0.8 if (y_true == 1) != (path in WRONG) else 0.2
@@ -183,11 +199,12 @@ def run_probe(folder: Path, run: bool = True, source: str = "sample") -> tuple[P
         document = drawn_runs.finished_run("trial2", source, n=20)[1]
         accuracy = Estimate(0.9, 0.8, 0.95, 10, "x")
         document = document.model_copy(update={"metrics": {**document.metrics, "accuracy": accuracy}})
+        document.training.recipe["transforms"]["align"] = 0.8
         write_json(folder / "runs" / "trial2.json", document.model_dump())
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         inputs = [Path(name) for name in ("data", "images.csv", "split.csv")]
-        outputs = {"out": Path("o/probes.json"), "scores": Path("o/probe.csv")}
+        outputs = {"out": Path("o/probes.json"), "scores": Path("o/probe.csv"), "landmarks": Path("landmarks.csv")}
         probe.main(*inputs, metrics=Path("runs"), predictions=Path("runs"), **outputs)
     out = folder / "o"
     written = (out / "probes.json").read_bytes(), (out / "probe.csv").read_bytes()
@@ -196,7 +213,8 @@ def run_probe(folder: Path, run: bool = True, source: str = "sample") -> tuple[P
 
 def test_the_stage_sets_probes_beside_the_runs(tmp_path: Path) -> None:
     found, _, predictions = run_probe(tmp_path)
-    assert len(found.probes) == 12
+    assert len(found.probes) == 22
+    assert sum(row.sees.startswith("face aligned") for row in found.probes) == 10  # a compared run aligns faces
     assert (found.source, found.n, found.guessing) == ("sample", 40, 0.5)
     border = next(row for row in found.probes if row.sees == "border")
     assert border.accuracy.value > 0.9
