@@ -168,7 +168,7 @@ def run_probe(folder: Path, run: bool = True, source: str = "sample") -> tuple[P
     params["data"]["source"] = source
     params["evaluate"]["resamples"] = 200
     params["runs"] = {"trial2": {"recipe": "trial2", "split": "seed1", "seed": 1}}
-    params["explain"]["beside"] = "trial2"
+    params["model"] = "trial2"
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     scored = splits.assign(
         y_score=[
