@@ -8,15 +8,19 @@ difference holds both. All p-values are two-sided and Holm-corrected over everyt
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import Field
 
 from faces.cli import InputError
 from faces.evidence import metrics, statistics
 from faces.evidence.statistics import Interval
+from faces.params import load
+from faces.section import Section
 
 Labels = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
@@ -25,6 +29,18 @@ Pair = tuple[Labels, Scores, Scores]  # y_true, y_score before, y_score now; eac
 METRICS = ("accuracy", "recall", "specificity", "f1", "auroc", "brier")
 LOWER_IS_BETTER = ("brier",)
 SHARES = {"accuracy": (0, 1), "recall": (1,), "specificity": (0,)}  # of right answers among these classes
+
+
+class Settings(Section):
+    """When a metric has changed, and not by chance."""
+
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    permutations: Annotated[int, Field(ge=100)]
+
+
+def load_settings() -> Settings:
+    """Read ci/gate.yaml; an `InputError` names each key that is wrong."""
+    return load(Settings, Path("ci/gate.yaml"))
 
 
 @dataclass(frozen=True)

@@ -154,15 +154,16 @@ def _near_duplicates(revision: Revision) -> tuple[Any, dict[tuple[str, str], flo
 
 
 def _judge_runs(reruns: dict[str, Rerun], measured: list[changes.Spreads], params: Params, findings: Findings) -> None:
+    settings = changes.load_settings()
     rows: list[Change] = []
     for run, rerun in reruns.items():
         noise = changes.between_runs(measured, params.runs[run].recipe if run in params.runs else None)
-        rows += changes.compare(rerun.expected, rerun.found, noise, params.gate.permutations)
+        rows += changes.compare(rerun.expected, rerun.found, noise, settings.permutations)
         if not rerun.same_bytes and not rerun.machine and rerun.after.get("training", {}).get("machine"):
             findings.differs.append(f"{run} has other bytes, though machine, threads and versions are the same")
     rows = changes.corrected(rows)
     for row in rows:
-        if row.p is not None and row.p < params.gate.alpha:
+        if row.p is not None and row.p < settings.alpha:
             findings.differs.append(
                 f"{row.run}: {row.metric} {row.now:.4f} instead of {row.base:.4f} (n = {row.n}, p = {row.p:.2g})"
             )

@@ -2,7 +2,7 @@
 
     python -m ci.gate BASE [--json FILE] [--markdown FILE]
 
-A drop is a regression if chance explains it with a probability below `gate.alpha` (params.yaml): neither the choice of
+A drop is a regression if chance explains it with a probability below `alpha` (ci/gate.yaml): neither the choice of
 the test images nor the noise between runs, where metrics/seeds.json knows it (ci/changes.py says how). A run of one
 side only is named as added or removed. Every other JSON file below metrics/ must still be there, and hold finite
 numbers; a run's metrics must follow from its predictions. Exit status: 0 nothing is worse, 1 something is, 2 the two
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from ci import changes
-from ci.changes import Change, Result
+from ci.changes import Change, Result, Settings
 from ci.revision import ACTIVE, RUNS, SEEDS, Revision, RevisionError, git_revision, working_tree
 from faces.cli import InputError
 from faces.files import write_atomically, write_json
@@ -37,7 +37,7 @@ class Comparison:
     problems: list[str] = field(default_factory=list)  # any of them fails
 
 
-def compare(base: Revision, now: Revision, params: Params) -> Comparison:
+def compare(base: Revision, now: Revision, params: Params, settings: Settings) -> Comparison:
     """Compare two revisions; `RevisionError` if they cannot be."""
     before, after = base.runs(), now.runs()
     if not before:
@@ -65,7 +65,7 @@ def compare(base: Revision, now: Revision, params: Params) -> Comparison:
             if expected.predictions is not None and result.predictions is None:
                 raise InputError(f"the predictions of {run} are missing in {now.name}")
             noise = changes.between_runs(measured, params.runs[run].recipe if run in params.runs else None)
-            found.rows += changes.compare(expected, result, noise, params.gate.permutations)
+            found.rows += changes.compare(expected, result, noise, settings.permutations)
             machines[run] = changes.machines_differ(earlier, document)
         except RevisionError:
             raise
@@ -147,9 +147,9 @@ def main(
     found = Comparison()
     rows: list[dict[str, Any]] = []
     try:
-        params = load_params()
-        alpha = params.gate.alpha
-        found = compare(git_revision(base), working_tree(Path.cwd()), params)
+        params, settings = load_params(), changes.load_settings()
+        alpha = settings.alpha
+        found = compare(git_revision(base), working_tree(Path.cwd()), params, settings)
         rows = [{**asdict(row), "verdict": verdict(row, alpha)} for row in found.rows]
         status = int(bool(found.problems) or any(row["verdict"] == "regression" for row in rows))
         text = markdown(base, found, alpha)

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from faces.cli import InputError
-from faces.section import Name, PositiveFraction, PositiveInt, Section, Seed, validated
+from faces.section import Model, Name, PositiveFraction, PositiveInt, Section, Seed, validated
 from faces.training.recipe import ACTIVE, PartOfRecipe, Recipe, resolve
 
 
@@ -147,13 +147,6 @@ class Compare(Section):
     seed: Seed
 
 
-class Sweep(Section):
-    """Changes to recipes.improved, each an experiment of faces/sweep.py; `base` is laid under all of them."""
-
-    base: PartOfRecipe  # type: ignore[valid-type]
-    variants: Annotated[dict[Name, PartOfRecipe], Field(min_length=1)]  # type: ignore[valid-type]
-
-
 class Evaluate(Section):
     """Intervals and the operating point."""
 
@@ -176,19 +169,6 @@ class Labels(Section):
     faces: PositiveInt
 
 
-class Explain(Section):
-    """What the active run's accuracy with parts hidden is set beside."""
-
-    beside: Name
-
-
-class Gate(Section):
-    """When a metric has changed, and not by chance."""
-
-    alpha: Annotated[float, Field(gt=0, lt=1)]
-    permutations: Annotated[int, Field(ge=100)]
-
-
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -207,12 +187,10 @@ class Params(Section):
     runs: Annotated[dict[Name, Run], Field(min_length=1)]
     train: Train
     compare: Compare
-    explain: Explain
-    sweep: Sweep
+    model: Name
     evaluate: Evaluate
     probe: Probe
     labels: Labels
-    gate: Gate
 
     @property
     def compared(self) -> list[str]:
@@ -234,21 +212,25 @@ class Params(Section):
                 raise ValueError(f"runs.{name}: this is the name of the run that `train` describes; choose another")
         if not self.compared:
             raise ValueError(f"compare: no run is on {self.compare.split} with seed {self.compare.seed}")
-        if self.explain.beside not in self.runs:
-            known = ", ".join(self.runs)
-            raise ValueError(f"explain.beside: no run is named {self.explain.beside!r}; there are: {known}")
+        if self.model not in self.runs:
+            raise ValueError(f"model: no run is named {self.model!r}; there are: {', '.join(self.runs)}")
         return self
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and validate every parameter; an `InputError` names each key that is wrong."""
+    params = load(Params, path)
+    for run in (ACTIVE, *params.runs):
+        resolve(params, run)  # for its checks; what it returns is for the stages that train
+    return params
+
+
+def load(model: type[Model], path: Path) -> Model:
+    """Read and validate a file of parameters; an `InputError` names each key that is wrong."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} not found; run from the repository's root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    params = validated(Params, values, where="")
-    for run in (ACTIVE, *params.runs):
-        resolve(params, run)  # for its checks; what it returns is for the stages that train
-    return params
+    return validated(model, values, where="", file=path.name)

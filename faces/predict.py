@@ -65,7 +65,7 @@ class Predictor:
 
     def __init__(self, folder: Path) -> None:
         """Read model.pt, run.json, threshold.json and detector.onnx of `folder`."""
-        from faces.training.inference import fastest_device, load_run, read_threshold
+        from faces.training.inference import face_detector, fastest_device, load_run, read_threshold
 
         trained = load_run(folder)
         self.source: str = trained.facts["source"]
@@ -73,7 +73,7 @@ class Predictor:
         self.threshold = read_threshold(folder, self.sha256)
         self.resize = trained.recipe.transforms.resize
         self.align = trained.recipe.transforms.align
-        self.detector = trained.detector
+        self.detector = face_detector(folder, trained)
         self.classifier = trained.classifier(fastest_device())
         self._own = threading.local()  # each thread's detector
 

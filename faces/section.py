@@ -1,4 +1,4 @@
-"""What the sections of params.yaml have in common: strict, frozen, and one clear line for each mistake."""
+"""What the sections of parameter files have in common: strict, frozen, and one clear line for each mistake."""
 
 from copy import copy
 from typing import Annotated, Any, TypeVar
@@ -15,7 +15,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]  # of a split, rec
 
 
 class Section(BaseModel):
-    """A part of params.yaml: no unknown keys, no implicit conversions, no changes."""
+    """A part of a file of parameters: no unknown keys, no implicit conversions, no changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -30,8 +30,8 @@ def part_of(model: type[Section], **instead: Any) -> type[Section]:
     return create_model(f"PartOf{model.__name__}", __base__=Section, **fields)
 
 
-def validated(model: type[Model], values: Any, where: str) -> Model:
-    """Return values as a section; an `InputError` names each key that is wrong, `where` before it."""
+def validated(model: type[Model], values: Any, where: str, file: str = "params.yaml") -> Model:
+    """Return values as a section; an `InputError` names the file and each key that is wrong, `where` before it."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -40,4 +40,4 @@ def validated(model: type[Model], values: Any, where: str) -> Model:
             key = ".".join(str(part) for part in (where, *e["loc"]) if part)
             what = {"missing": "is missing", "extra_forbidden": "is not a known parameter"}.get(e["type"])
             problems.append(f"{key} {what}" if what else f"{key or 'file'}: {e['msg']} (is {e['input']!r:.60})")
-        raise InputError("params.yaml: " + "; ".join(problems)) from None
+        raise InputError(f"{file}: " + "; ".join(problems)) from None

@@ -1,55 +1,70 @@
 """The search for the improved recipe: changes to it, one experiment each in DVC's queue, compared on validation images.
 
-    python -m faces.sweep queue     queue an experiment `sweep-NAME` for each NAME of params.yaml: sweep.variants
+    python -m faces.sweep queue     queue an experiment `sweep-NAME` for each NAME of faces/sweep.yaml: variants
     dvc queue start                 run them
     python -m faces.sweep table     print what they reached, as Markdown
 
-Each trains `run@improved` with `sweep.base`, then the variant, laid over `recipes.improved`. Nothing is evaluated on
+Each trains `run@improved` with `base`, then the variant, laid over `recipes.improved`. Nothing is evaluated on
 test images. `make sweep` does all three.
 """
 
 import json
 import subprocess
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from faces.cli import InputError, run
 from faces.evidence.estimate import Estimate
 from faces.pages.markdown import filled, marked, table
-from faces.params import Params, load_params
-from faces.section import Section
-from faces.training.recipe import overlay
+from faces.params import Params, load, load_params
+from faces.section import Name, Section
+from faces.training.recipe import PartOfRecipe, overlay
 
 STAGE = "run@improved"
 FACTS = "models/runs/improved/run.json"
 
 
+class Sweep(Section):
+    """Changes to recipes.improved, each an experiment; `base` is laid under all of them."""
+
+    base: PartOfRecipe  # type: ignore[valid-type]
+    variants: Annotated[dict[Name, PartOfRecipe], Field(min_length=1)]  # type: ignore[valid-type]
+
+
+def load_sweep() -> Sweep:
+    """Read and validate faces/sweep.yaml; an `InputError` names each key that is wrong."""
+    return load(Sweep, Path("faces/sweep.yaml"))
+
+
 def main(action: Literal["queue", "table"]) -> None:
     """Queue the experiments of the sweep, or print their table."""
-    params = load_params()
+    params, sweep = load_params(), load_sweep()
     if action == "queue":
-        for name in params.sweep.variants:
-            check(params, name)
+        for name in sweep.variants:
+            check(params, sweep, name)
         # `dvc exp run --force` would replace them too, and run the stages before this one again
         listed = subprocess.run(["dvc", "exp", "list", "-A", "--name-only"], check=True, capture_output=True, text=True)
-        earlier = {f"sweep-{name}" for name in params.sweep.variants} & set(listed.stdout.split())
+        earlier = {f"sweep-{name}" for name in sweep.variants} & set(listed.stdout.split())
         if earlier:
             subprocess.run(["dvc", "exp", "remove", *sorted(earlier)], check=True)
-        for name in params.sweep.variants:
+        for name in sweep.variants:
             command = ["dvc", "exp", "run", "--queue", "--name", f"sweep-{name}"]
-            subprocess.run([*command, *overrides(params, name), STAGE], check=True)
+            subprocess.run([*command, *overrides(sweep, name), STAGE], check=True)
     else:
-        print(markdown(params, {name: read_facts(name) for name in params.sweep.variants}), end="")
+        print(markdown(params, sweep, {name: read_facts(name) for name in sweep.variants}), end="")
 
 
-def check(params: Params, name: str) -> None:
+def check(params: Params, sweep: Sweep, name: str) -> None:
     """Raise an `InputError` that names the key, if a variant is not a valid recipe."""
-    layers = [params.recipe, params.recipes["improved"], params.sweep.base, params.sweep.variants[name]]
+    layers = [params.recipe, params.recipes["improved"], sweep.base, sweep.variants[name]]
     overlay(layers, where=f"sweep.variants.{name}")
 
 
-def overrides(params: Params, name: str) -> list[str]:
+def overrides(sweep: Sweep, name: str) -> list[str]:
     """Return the options of `dvc exp run` that lay the base and a variant over recipes.improved."""
-    changes = flat(given(params.sweep.base)) | flat(given(params.sweep.variants[name]))
+    changes = flat(given(sweep.base)) | flat(given(sweep.variants[name]))
     return [word for key, value in changes.items() for word in ("-S", f"++recipes.improved.{key}={json.dumps(value)}")]
 
 
@@ -78,7 +93,7 @@ def read_facts(name: str) -> dict[str, Any]:
     return facts
 
 
-def markdown(params: Params, facts: dict[str, dict[str, Any]]) -> str:
+def markdown(params: Params, sweep: Sweep, facts: dict[str, dict[str, Any]]) -> str:
     """Return the table of the variants, best validation accuracy first, and what the recipe and the base are."""
     rows = []
     for name, found in sorted(facts.items(), key=lambda item: (-item[1]["finished"]["val_accuracy"], item[0])):
@@ -87,7 +102,7 @@ def markdown(params: Params, facts: dict[str, dict[str, Any]]) -> str:
         rows.append(
             (
                 name,
-                _in_words(given(params.sweep.variants[name])) or "none",
+                _in_words(given(sweep.variants[name])) or "none",
                 accuracy.percent,
                 n,
                 f"{finished['val_loss']:.4f}",
@@ -101,7 +116,7 @@ def markdown(params: Params, facts: dict[str, dict[str, Any]]) -> str:
         f"""# The search for the improved recipe{marked(next(iter(facts.values()))["source"])}
 
 One change at a time to `recipes.improved` ({_in_words(given(params.recipes["improved"]))}). All have
-{_in_words(given(params.sweep.base))}, on split {run.split}, seed {run.seed};
+{_in_words(given(sweep.base))}, on split {run.split}, seed {run.seed};
 {params.evaluate.confidence:.0%} intervals. No test image was scored.
 
 {table(header, rows)}

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from faces.cli import run
+from faces.evidence import metrics as measure
 from faces.evidence.comparison import compare, to_frame
 from faces.evidence.documents import RunMetrics, read_document
 from faces.evidence.metrics import read_predictions
@@ -21,8 +22,9 @@ def main(
     paper: Path,
     seeds: Annotated[Path, typer.Option(help="what stage seeds found")],
     out: Annotated[Path, typer.Option(help="where to write the comparison, without .json and .csv")],
+    headline: Annotated[Path, typer.Option(help="where to write the few numbers that stand for params.yaml's model")],
 ) -> None:
-    """Write the comparison of the runs that params.yaml names to compare, as JSON and as a table.
+    """Write the comparison of the runs that params.yaml names to compare, as JSON and as a table, and the headline.
 
     metrics and predictions: folders with NAME.json and NAME.csv for each run.
     """
@@ -37,6 +39,8 @@ def main(
     comparison = compare(reported, runs, scores, recipes, over_seeds, params.evaluate)
 
     write_json(out.with_suffix(".json"), comparison.model_dump())
+    model = read_document(RunMetrics, metrics / f"{params.model}.json")
+    write_json(headline, {params.model: measure.headline(model)})
     table = to_frame(comparison).to_csv(index=False, lineterminator="\n")
     write_atomically(out.with_suffix(".csv"), table.encode())
 

@@ -216,8 +216,8 @@ def record(outcome: Outcome, spec: RunSpec, source: str, out: Path, history: Pat
             {
                 "val_accuracy": round(facts["finished"]["val_accuracy"], 4),
                 "val_loss": round(facts["finished"]["val_loss"], 4),
-                "val_n": facts["n_validation"],
-                "val_epoch": facts["best_epoch"],
+                "n_validation": facts["n_validation"],
+                "best_epoch": facts["best_epoch"],
             },
         )
     if outcome.checkpoint is not None:

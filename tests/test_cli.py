@@ -60,7 +60,8 @@ def test_what_the_user_cannot_mend_keeps_its_traceback(fault: Exception, monkeyp
 
 
 def test_a_stage_whose_input_is_missing(tmp_path: Path) -> None:
-    words = [tmp_path, tmp_path / "predictions", "paper.yaml", "--seeds", tmp_path / "seeds.json", "--out", tmp_path]
+    words = [tmp_path, tmp_path / "predictions", "paper.yaml", "--seeds", tmp_path / "seeds.json"]
+    words += ["--out", tmp_path, "--headline", tmp_path / "model.json"]
     done = subprocess.run([sys.executable, "-m", "stages.compare", *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr

@@ -146,16 +146,16 @@ def _rounded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def headline(document: RunMetrics) -> dict[str, float | int]:
-    """Return the few flat numbers for `dvc exp show`; low and high are the accuracy's interval."""
+    """Return the few flat numbers for `dvc exp show`, in the order of its columns; accuracy with its interval."""
     accuracy = document.metrics["accuracy"]
     values = {
-        "accuracy": accuracy.value,
-        "low": accuracy.low,
-        "high": accuracy.high,
-        **{name: document.metrics[name].value for name in ("recall", "specificity", "f1", "auroc")},
+        **{name: document.metrics[name].value for name in ("accuracy", "recall", "specificity", "auroc", "f1")},
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
     }
     rounded: dict[str, float | int] = {name: round(value, 4) for name, value in values.items()}
-    return rounded | {"n": document.n.test, "epochs": document.training.stopped_epoch}
+    counts = {"n_test": document.n.test, "n_test_down_syndrome": document.n.test_down_syndrome}
+    return rounded | counts | {"epochs": document.training.stopped_epoch}
 
 
 def subset(predictions: pd.DataFrame, name: str) -> tuple[Labels, Array]:

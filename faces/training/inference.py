@@ -89,15 +89,11 @@ class FaceDetector:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a model folder holds: its record, run.json, and the network of model.pt, in evaluation mode.
-
-    detector: None where the run aligns no faces, or was trained where no face was looked for.
-    """
+    """What a model folder holds: its record, run.json, and the network of model.pt, in evaluation mode."""
 
     facts: dict[str, Any]
     recipe: Recipe
     network: ResNet
-    detector: FaceDetector | None
 
     def classifier(self, device: torch.device) -> Classifier:
         """Return the run's classifier on a device."""
@@ -111,7 +107,7 @@ def load_run(folder: Path) -> TrainedRun:
     """
     if folder.is_file():
         raise InputError(f"{folder} is a file; the folder that holds model.pt and run.json is needed")
-    for name in ("run.json", "model.pt", "detector.onnx"):
+    for name in ("run.json", "model.pt"):
         if not (folder / name).is_file():
             raise InputError(
                 f"{folder} holds no trained model: {name} is missing; `dvc repro` or `dvc pull` fills models/"
@@ -125,10 +121,20 @@ def load_run(folder: Path) -> TrainedRun:
         raise InputError(f"{folder / 'run.json'} is not a run's record; `dvc repro` writes it again") from None
     if facts["model_sha256"] != file_sha256(folder / "model.pt"):
         raise InputError(f"{folder / 'run.json'} is about another model than {folder / 'model.pt'}; run `dvc repro`")
-    detector = None
-    if recipe.transforms.align and (folder / "detector.onnx").stat().st_size:
-        detector = FaceDetector(folder / "detector.onnx", **facts["detector"])
-    return TrainedRun(facts, recipe, load_model(folder / "model.pt"), detector)
+    return TrainedRun(facts, recipe, load_model(folder / "model.pt"))
+
+
+def face_detector(folder: Path, trained: TrainedRun) -> FaceDetector | None:
+    """Return what finds the faces that a run aligns; None where it aligns none, or where it was trained without.
+
+    Errors: InputError if its file is missing.
+    """
+    if trained.recipe.transforms.align is None:
+        return None
+    file = folder / "detector.onnx"
+    if not file.is_file():
+        raise InputError(f"{file} is missing, by which the model finds faces; `dvc repro` or `dvc pull` brings it")
+    return FaceDetector(file, **trained.facts["detector"]) if file.stat().st_size else None
 
 
 def read_threshold(folder: Path, model_sha256: str) -> Threshold:

@@ -14,9 +14,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "a project"
     root.mkdir()
     git(root, "init", "--quiet", "--initial-branch", "main")
-    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    params["gate"]["permutations"] = 1000
-    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    (root / "params.yaml").write_bytes((REPOSITORY / "params.yaml").read_bytes())
+    settings = yaml.safe_load((REPOSITORY / "ci/gate.yaml").read_text())
+    (root / "ci").mkdir()
+    (root / "ci/gate.yaml").write_text(yaml.safe_dump({**settings, "permutations": 1000}))
     write(root, scores())
     commit(root)
     monkeypatch.chdir(root)

@@ -373,12 +373,22 @@ def test_a_shallow_clone_cannot_see_the_base(project: Path, tmp_path: Path, monk
 
 
 def test_outside_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
+    (tmp_path / "ci").mkdir()
+    for name in ("params.yaml", "ci/gate.yaml"):
+        (tmp_path / name).write_text((REPOSITORY / name).read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     status, result, _ = run()
     assert status == 2
     assert "not a Git repository" in result["problems"][0]
+
+
+def test_a_mistake_in_the_settings_is_named(project: Path) -> None:
+    (project / "ci/gate.yaml").write_text("alpha: 5\npermutations: 1000\nsides: 1\n")
+    status, result, _ = run("main")
+    assert status == 2
+    assert "gate.yaml: alpha: " in result["problems"][0]
+    assert "sides is not a known parameter" in result["problems"][0]
 
 
 def test_command_line(project: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from faces.cli import InputError
 from faces.evidence import comparison, pairs, seeds
+from faces.evidence import metrics as measure
 from faces.evidence.documents import RunMetrics, read_document
 from faces.evidence.estimate import Estimate
 from faces.evidence.metrics import evaluate_predictions
@@ -80,7 +81,12 @@ def write_inputs(root: Path, source: str) -> None:
 def compare_in(root: Path, monkeypatch: pytest.MonkeyPatch, out: str = "out") -> list[Path]:
     monkeypatch.chdir(root)
     main(
-        Path("metrics"), Path("predictions"), Path("paper.yaml"), seeds=Path("seeds.json"), out=Path(out) / "comparison"
+        Path("metrics"),
+        Path("predictions"),
+        Path("paper.yaml"),
+        seeds=Path("seeds.json"),
+        out=Path(out) / "comparison",
+        headline=Path(out) / "model.json",
     )
     return [root / out / f"comparison.{suffix}" for suffix in ("json", "csv")]
 
@@ -101,6 +107,8 @@ def test_outputs_agree_and_are_the_same_bytes_twice(tmp_path: Path, monkeypatch:
     first, second = compare_in(tmp_path, monkeypatch, "a"), compare_in(tmp_path, monkeypatch, "b")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     found = read_document(comparison.Comparison, first[0])
+    headline = json.loads((tmp_path / "a/model.json").read_text())
+    assert headline == {"improved": measure.headline(make_inputs("kaggle")[0]["improved"])}
     with first[1].open(newline="") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     assert tuple(rows) == found.runs == tuple(SIGNAL)

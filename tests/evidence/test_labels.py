@@ -101,7 +101,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with 100 faces in two clusters, by class; image 0 lies in the other cluster, with a copy."""
     monkeypatch.chdir(tmp_path)
     runs = {"a": {"recipe": "improved", "split": "seed1", "seed": 1}}
-    small = {"evaluate": {"resamples": 100}, "runs": runs, "explain": {"beside": "a"}}
+    small = {"evaluate": {"resamples": 100}, "runs": runs, "model": "a"}
     Path("params.yaml").write_text(yaml.safe_dump(overlay(COMMITTED, small)), encoding="utf-8")
     rng = np.random.default_rng(0)
     label = np.array(["down_syndrome"] * 50 + ["healthy"] * 50)

@@ -182,7 +182,7 @@ def run_probe(folder: Path, run: bool = True, source: str = "sample") -> tuple[P
     params["data"]["source"] = source
     params["evaluate"]["resamples"] = 200
     params["runs"] = {"trial2": {"recipe": "trial2", "split": "seed1", "seed": 1}}
-    params["explain"]["beside"] = "trial2"
+    params["model"] = "trial2"
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     header = f"path,faces,score,{','.join(align.COLUMNS)}"
     (folder / "landmarks.csv").write_text(f"{header}\n{rows[1]['path']},1,0.9,30,30,50,30,40,40,32,50,48,50\n")

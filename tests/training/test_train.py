@@ -101,8 +101,8 @@ def test_a_finished_run_that_is_the_same_is_taken(project: Path) -> None:
     assert read("metrics/validation.json") == {
         "val_accuracy": round(facts["finished"]["val_accuracy"], 4),
         "val_loss": round(facts["finished"]["val_loss"], 4),
-        "val_n": facts["n_validation"],
-        "val_epoch": 1,
+        "n_validation": facts["n_validation"],
+        "best_epoch": 1,
     }
 
 
