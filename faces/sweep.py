@@ -4,8 +4,9 @@
     dvc queue start                 run them
     python -m faces.sweep table     print what they reached, as Markdown
 
-Each trains `run@improved` with `base`, then the variant, laid over `recipes.improved`. Nothing is evaluated on
-test images. `make sweep` does all three.
+Each trains the runs of `runs`, which are of the recipe `improved` on several splits, with the variant laid over
+`recipes.improved`. Their validation images are pooled: 600 do not tell one point apart. Nothing is evaluated on test
+images. `make sweep` does all three.
 """
 
 import json
@@ -22,14 +23,13 @@ from faces.params import Params, load, load_params
 from faces.section import Name, Section
 from faces.training.recipe import PartOfRecipe, overlay
 
-STAGE = "run@improved"
-FACTS = "models/runs/improved/run.json"
+RECIPE = "improved"
 
 
 class Sweep(Section):
-    """Changes to recipes.improved, each an experiment; `base` is laid under all of them."""
+    """Changes to recipes.improved, each an experiment, and the runs that are trained in it."""
 
-    base: PartOfRecipe  # type: ignore[valid-type]
+    runs: Annotated[list[Name], Field(min_length=1)]
     variants: Annotated[dict[Name, PartOfRecipe], Field(min_length=1)]  # type: ignore[valid-type]
 
 
@@ -51,21 +51,25 @@ def main(action: Literal["queue", "table"]) -> None:
             subprocess.run(["dvc", "exp", "remove", *sorted(earlier)], check=True)
         for name in sweep.variants:
             command = ["dvc", "exp", "run", "--queue", "--name", f"sweep-{name}"]
-            subprocess.run([*command, *overrides(sweep, name), STAGE], check=True)
+            subprocess.run([*command, *overrides(sweep, name), *(f"run@{one}" for one in sweep.runs)], check=True)
     else:
-        print(markdown(params, sweep, {name: read_facts(name) for name in sweep.variants}), end="")
+        facts = {name: [read_facts(name, one) for one in sweep.runs] for name in sweep.variants}
+        print(markdown(params, sweep, facts), end="")
 
 
 def check(params: Params, sweep: Sweep, name: str) -> None:
-    """Raise an `InputError` that names the key, if a variant is not a valid recipe."""
-    layers = [params.recipe, params.recipes["improved"], sweep.base, sweep.variants[name]]
+    """Raise an `InputError` that names the key, if a variant is not a valid recipe, or a run not of the recipe."""
+    for one in sweep.runs:
+        if one not in params.runs or params.runs[one].recipe != RECIPE:
+            raise InputError(f"faces/sweep.yaml: runs: {one!r} is no run of the recipe {RECIPE} in params.yaml")
+    layers = [params.recipe, params.recipes[RECIPE], sweep.variants[name]]
     overlay(layers, where=f"sweep.variants.{name}")
 
 
 def overrides(sweep: Sweep, name: str) -> list[str]:
-    """Return the options of `dvc exp run` that lay the base and a variant over recipes.improved."""
-    changes = flat(given(sweep.base)) | flat(given(sweep.variants[name]))
-    return [word for key, value in changes.items() for word in ("-S", f"++recipes.improved.{key}={json.dumps(value)}")]
+    """Return the options of `dvc exp run` that lay a variant over recipes.improved."""
+    changes = flat(given(sweep.variants[name]))
+    return [word for key, value in changes.items() for word in ("-S", f"++recipes.{RECIPE}.{key}={json.dumps(value)}")]
 
 
 def given(changes: Section) -> dict[str, Any]:
@@ -81,45 +85,45 @@ def flat(changes: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def read_facts(name: str) -> dict[str, Any]:
-    """Return the run.json of a variant's experiment; an `InputError` says if there is none yet."""
+def read_facts(name: str, one: str) -> dict[str, Any]:
+    """Return run.json of a run of a variant's experiment, with the seconds it took; `InputError` if it has none yet."""
     import dvc.api
 
     try:
-        facts: dict[str, Any] = json.loads(dvc.api.read(FACTS, rev=f"sweep-{name}"))
+        facts, timing = (
+            json.loads(dvc.api.read(f"models/runs/{one}/{file}.json", rev=f"sweep-{name}"))
+            for file in ("run", "timing")
+        )
+        return {**facts, "seconds": timing["seconds"]}
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"experiment sweep-{name} has no result ({reason}); run: make sweep") from None
-    return facts
 
 
-def markdown(params: Params, sweep: Sweep, facts: dict[str, dict[str, Any]]) -> str:
-    """Return the table of the variants, best validation accuracy first, and what the recipe and the base are."""
+def markdown(params: Params, sweep: Sweep, facts: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the table of the variants, best validation accuracy first, and what the recipe is.
+
+    facts: what `read_facts` returned of each run, by variant.
+    """
     rows = []
-    for name, found in sorted(facts.items(), key=lambda item: (-item[1]["finished"]["val_accuracy"], item[0])):
-        finished, n = found["finished"], found["n_validation"]
-        accuracy = Estimate.proportion(round(finished["val_accuracy"] * n), n, params.evaluate.confidence)
-        rows.append(
-            (
-                name,
-                _in_words(given(sweep.variants[name])) or "none",
-                accuracy.percent,
-                n,
-                f"{finished['val_loss']:.4f}",
-                f"{found['best_epoch']} of {found['stopped_epoch']}",
-                f"{found['at_best']['train_accuracy']:.1%}",
-            )
-        )
-    header = ("variant", "change", "validation accuracy", "n", "validation loss", "epoch kept", "training accuracy")
-    run = params.runs["improved"]
+    for name, runs in facts.items():
+        n = sum(run["n_validation"] for run in runs)
+        right = sum(round(run["finished"]["val_accuracy"] * run["n_validation"]) for run in runs)
+        loss = sum(run["finished"]["val_loss"] * run["n_validation"] for run in runs) / n
+        minutes = sum(run["seconds"] for run in runs) / len(runs) / 60
+        accuracy = Estimate.proportion(right, n, params.evaluate.confidence)
+        changes = _in_words(given(sweep.variants[name])) or "none"
+        rows.append((-right / n, name, (name, changes, accuracy.percent, n, f"{loss:.4f}", f"{minutes:.0f}")))
+    header = ("variant", "change", "validation accuracy", "n", "validation loss", "minutes a run")
+    splits = ", ".join(f"{params.runs[one].split} (seed {params.runs[one].seed})" for one in sweep.runs)
     return filled(
-        f"""# The search for the improved recipe{marked(next(iter(facts.values()))["source"])}
+        f"""# The search for the improved recipe{marked(next(iter(facts.values()))[0]["source"])}
 
-One change at a time to `recipes.improved` ({_in_words(given(params.recipes["improved"]))}). All have
-{_in_words(given(sweep.base))}, on split {run.split}, seed {run.seed};
-{params.evaluate.confidence:.0%} intervals. No test image was scored.
+One change at a time to `recipes.{RECIPE}` ({_in_words(given(params.recipes[RECIPE]))}), trained on the
+splits {splits}; the validation images of all, one view each, {params.evaluate.confidence:.0%} intervals. No test image
+was scored.
 
-{table(header, rows)}
+{table(header, [row for _, _, row in sorted(rows)])}
 
 All variants are scored on the same images; a difference that is small beside the intervals is a hint, not a finding.
 """

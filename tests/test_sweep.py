@@ -24,7 +24,7 @@ def params() -> Params:
 
 
 def of(**variants: dict[str, Any]) -> Sweep:
-    return Sweep.model_validate({"base": {"max_epochs": 3}, "variants": variants})
+    return Sweep.model_validate({"runs": ["improved", "improved-split2"], "variants": variants})
 
 
 def test_every_variant_is_a_valid_recipe(params: Params) -> None:
@@ -37,10 +37,13 @@ def test_every_variant_is_a_valid_recipe(params: Params) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"base": {}, "variants": {"Two words": {}}}, r"sweep\.yaml: variants\.Two words"),
-        ({"base": {}, "variants": {}}, r"sweep\.yaml: variants: "),
-        ({"base": {"crop": 3}, "variants": {"a": {}}}, r"sweep\.yaml: base\.crop is not a known parameter"),
-        ({"variants": {"a": {}}}, r"sweep\.yaml: base is missing"),
+        ({"runs": ["improved"], "variants": {"Two words": {}}}, r"sweep\.yaml: variants\.Two words"),
+        ({"runs": ["improved"], "variants": {}}, r"sweep\.yaml: variants: "),
+        (
+            {"runs": ["improved"], "variants": {"a": {"crop": 3}}},
+            r"sweep\.yaml: variants\.a\.crop is not a known param",
+        ),
+        ({"variants": {"a": {}}}, r"sweep\.yaml: runs is missing"),
     ],
 )
 def test_a_mistake_names_the_file_and_the_key(
@@ -61,6 +64,13 @@ def test_variants_that_do_not_fit_are_named_before_anything_is_queued(monkeypatc
         sweep.main("queue")
 
 
+def test_runs_of_another_recipe_are_refused(params: Params) -> None:
+    for name in ("trial1", "none"):
+        wrong = Sweep.model_validate({"runs": ["improved", name], "variants": {"plain": {}}})
+        with pytest.raises(InputError, match=rf"runs: '{name}' is no run of the recipe improved"):
+            sweep.check(params, wrong, "plain")
+
+
 def test_the_options_are_read_by_dvc_as_they_were_meant(tmp_path: Path) -> None:
     from dvc.utils.hydra import apply_overrides
 
@@ -77,27 +87,31 @@ def test_the_options_are_read_by_dvc_as_they_were_meant(tmp_path: Path) -> None:
     apply_overrides(path, options[1::2])
     after = yaml.safe_load(path.read_text(encoding="utf-8"))
     expected = json.loads(json.dumps(before))
-    expected["recipes"]["improved"] |= {"max_epochs": 3, "freeze": "layer2", "ema_decay": 0.0}
+    expected["recipes"]["improved"] |= {"freeze": "layer2", "ema_decay": 0.0}
     expected["recipes"]["improved"]["transforms"] |= changes["transforms"]
     assert after == expected
 
 
 def test_the_table_has_every_variant_best_first(params: Params) -> None:
-    def facts(right: int) -> dict[str, Any]:
-        at_best = {"val_accuracy": right / 600, "val_loss": 0.2, "train_accuracy": 0.98}
-        return {
-            "source": "kaggle", "n_validation": 600, "best_epoch": 2, "stopped_epoch": 3,
-            "at_best": at_best, "finished": at_best,
-        }  # fmt: skip
+    def facts(*right: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "source": "kaggle", "n_validation": 600, "seconds": 240 + 60 * number,
+                "finished": {"val_accuracy": hits / 600, "val_loss": 0.2 + 0.1 * number},
+            }
+            for number, hits in enumerate(right)
+        ]  # fmt: skip
 
     two = of(plain={}, slow={"learning_rate": 0.0001})
-    page = sweep.markdown(params, two, {"plain": facts(570), "slow": facts(576)})
-    rows = [line for line in page.splitlines() if line.startswith(("| plain", "| slow"))]
-    assert [row.split("|")[1].strip() for row in rows] == ["slow", "plain"]
-    assert "| learning_rate 0.0001 | 96.0% (94.1 to 97.3) | 600 |" in " ".join(rows[0].split())
-    assert "| none | 95.0% (93.0 to 96.5) | 600 |" in " ".join(rows[1].split())
-    assert "max_epochs 3" in page
-    assert "No test image was scored" in " ".join(page.split())
+    page = sweep.markdown(params, two, {"plain": facts(570, 580), "slow": facts(576, 582)})
+    rows = [" ".join(line.split()) for line in page.splitlines() if line.startswith(("| plain", "| slow"))]
+    assert rows == [
+        "| slow | learning_rate 0.0001 | 96.5% (95.3 to 97.4) | 1200 | 0.2500 | 4 |",
+        "| plain | none | 95.8% (94.5 to 96.8) | 1200 | 0.2500 | 4 |",
+    ]
+    words = " ".join(page.split())
+    assert "trained on the splits seed1 (seed 1), seed2 (seed 1)" in words
+    assert "No test image was scored" in words
 
 
 def test_without_a_result_the_table_says_what_to_run(tmp_path: Path) -> None:
