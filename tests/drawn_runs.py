@@ -109,6 +109,7 @@ def finished_run(
             "freeze": "layer3",
             "max_epochs": 100,
             "patience": 10,
+            "layer_decay": 1.0,
             "weight_decay": 0.01,
             "schedule": "constant",
             "label_smoothing": 0.0,

@@ -160,6 +160,10 @@ class Tail(nn.Module):
         self.precision = precision
         self.to(memory_format=torch.channels_last)
 
+    def layers_from_the_head(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of each layer, the head's first, then layer4's and so on."""
+        return [list(layer.parameters()) for layer in (self.fc, *reversed(list(self.layers)))]
+
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits; the softmax over them is the paper's equation 2."""
         with torch.autocast(features.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

@@ -55,6 +55,7 @@ class Recipe(Section):
 
     batch_size: PositiveInt
     learning_rate: Annotated[float, Field(gt=0, le=1)]
+    layer_decay: PositiveFraction
     freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "layer4"]
     max_epochs: PositiveInt
     patience: PositiveInt

@@ -30,9 +30,11 @@ class TrainingState:
         """Start at epoch 0; `batches` make an epoch."""
         self.model = model
         # AdamW: paper, equations 3-5
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
+        groups = [
+            {"params": parameters, "lr": recipe.learning_rate * recipe.layer_decay**depth}
+            for depth, parameters in enumerate(model.layers_from_the_head())
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
         self.scheduler = _scheduler(self.optimizer, recipe, batches)
         self.average = _average(model, recipe.ema_decay) if recipe.ema_decay else None
         self.history: list[Epoch] = []
@@ -100,7 +102,8 @@ def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, batches: int) -
     """
     if recipe.schedule == "constant":
         return ConstantLR(optimizer, factor=1)
-    return OneCycleLR(optimizer, recipe.learning_rate, epochs=recipe.max_epochs, steps_per_epoch=batches)
+    highest = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, highest, epochs=recipe.max_epochs, steps_per_epoch=batches)
 
 
 def _average(model: Tail, decay: float) -> AveragedModel:

@@ -278,3 +278,15 @@ def test_mixup_mixes_most_of_an_image_with_less_of_another(weights: Path, monkey
     assert len(seen) == 9  # 3 epochs of 3 batches
     assert len(set(seen)) == 9
     assert all(0.5 <= weight < 1 for weight in seen)
+
+
+def test_each_layer_has_its_own_learning_rate(weights: Path) -> None:
+    recipe = RECIPE.model_copy(update={"freeze": "layer2", "layer_decay": 0.5, "learning_rate": 0.01})
+    network = build(weights, seed=1)
+    tail = Tail(network, recipe.freeze, recipe.precision)
+    groups = TrainingState(tail, recipe, batches=3).optimizer.param_groups
+    assert [group["lr"] for group in groups] == [0.01, 0.005, 0.0025]
+    layers = [network.fc, network.layer4, network.layer3]
+    assert [group["params"] for group in groups] == [list(layer.parameters()) for layer in layers]
+    cycle = TrainingState(tail, recipe.model_copy(update={"schedule": "one-cycle"}), batches=3)
+    assert [group["max_lr"] for group in cycle.optimizer.param_groups] == [0.01, 0.005, 0.0025]
