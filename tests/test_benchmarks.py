@@ -17,7 +17,7 @@ import yaml
 from torchvision.models import resnet34
 from trained import recipe
 
-from benchmarks import contestants, training
+from benchmarks import contestants, processors, training
 from benchmarks.contestants import CONTESTANTS, Job, Result
 from faces.cli import InputError
 from faces.source import sample
@@ -252,3 +252,17 @@ def test_wrong_options(at_once: Path, change: dict[str, Any], message: str) -> N
 def test_requirements_bring_the_contestants() -> None:
     text = (REPOSITORY / "benchmarks/requirements.txt").read_text()
     assert set(training.PACKAGES) <= set(re.findall(r"^([a-z-]+)==", text, re.MULTILINE))
+
+
+def test_the_table_of_processors_has_each_setting_and_their_spread() -> None:
+    def document(accuracy: float, epoch: int, precision: str) -> dict[str, Any]:
+        metrics = {key: {"value": accuracy} for key in processors.METRICS}
+        machine = {"precision": precision, "threads": 2}
+        return {"n": {"test": 300}, "metrics": metrics, "training": {"stopped_epoch": epoch, "machine": machine}}
+
+    page = processors.markdown({"AVX2": document(0.9, 12, "fp32"), "AVX512_CORE_BF16": document(0.92, 14, "bf16")})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()[2:]]
+    assert rows[0] == ["AVX2", "fp32, 2", "90.0%", "90.0%", "90.0%", "12", "300"]
+    assert rows[2][2:] == ["91.0", "91.0", "91.0", "13.0", "2"]
+    assert rows[3][2:] == ["1.4", "1.4", "1.4", "1.4", "2"]
+    assert rows[4][2:] == ["90.0 to 92.0", "90.0 to 92.0", "90.0 to 92.0", "12.0 to 14.0", "2"]
