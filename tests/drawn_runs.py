@@ -112,6 +112,7 @@ def finished_run(
             "layer_decay": 1.0,
             "weight_decay": 0.01,
             "schedule": "constant",
+            "warm_up": 0.3,
             "label_smoothing": 0.0,
             "mixup": 0.0,
             "ema_decay": 0.0,

@@ -97,13 +97,13 @@ class TrainingState:
 def _scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe, batches: int) -> LRScheduler:
     """Return what sets the learning rate after each batch; `batches` make an epoch.
 
-    One-cycle (Smith and Topin, 2017; torch's defaults): up to the learning rate over the first 30% of `max_epochs`,
-    and down to almost none.
+    One-cycle (Smith and Topin, 2017; torch's defaults): up to the learning rate over the share `warm_up` of
+    `max_epochs`, and down to almost none.
     """
     if recipe.schedule == "constant":
         return ConstantLR(optimizer, factor=1)
     highest = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, highest, epochs=recipe.max_epochs, steps_per_epoch=batches)
+    return OneCycleLR(optimizer, highest, epochs=recipe.max_epochs, steps_per_epoch=batches, pct_start=recipe.warm_up)
 
 
 def _average(model: Tail, decay: float) -> AveragedModel:
