@@ -61,7 +61,7 @@ class Recipe(Section):
     patience: PositiveInt
     weight_decay: Annotated[float, Field(ge=0, le=1, strict=False)]
     schedule: Literal["constant", "one-cycle"]
-    warm_up: Annotated[float, Field(ge=0, lt=1, strict=False)]
+    warm_up: Annotated[float, Field(gt=0, lt=1, strict=False)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1, strict=False)]
     mixup: Annotated[float, Field(ge=0, le=10, strict=False)]
     ema_decay: Annotated[float, Field(ge=0, lt=1, strict=False)]
