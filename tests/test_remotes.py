@@ -209,7 +209,7 @@ def test_a_colleague_pulls_all_but_the_pictures(mine: Path, tmp_path: Path) -> N
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_model_works_in_any_folder(mine: Path, tmp_path: Path) -> None:
     dvc(mine, "push", "--quiet")
-    execute(mine, "git", "tag", "improved@v1.0.0")
+    execute(mine, "git", "tag", "--annotate", "--message=first", "improved@v1.0.0")
     dvc(tmp_path, "get", "--quiet", str(mine), "models/runs/improved", "--out", "by path")
     dvc(tmp_path, "artifacts", "get", str(mine), "improved", "--out", "by name")
     draw(tmp_path / "pictures", 8)
