@@ -24,7 +24,7 @@ def write(run: str, epoch: Mapping[str, float]) -> None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError(f"{VARIABLE} needs the package tensorboard: .venv/bin/uv pip install tensorboard") from None
-    with SummaryWriter(Path(folder) / run) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(Path(folder) / run) as writer:
         for name, value in epoch.items():
             if name != "epoch":
-                writer.add_scalar(name, value, int(epoch["epoch"]))  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, int(epoch["epoch"]))
