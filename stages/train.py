@@ -136,11 +136,12 @@ def fit(
     import torch
     from tqdm import tqdm
 
-    from faces.training import distributed, features, finish, loop, machine, state
+    from faces.training import distributed, features, finish, loop, machine, state, watch
     from faces.training.cache import code, fingerprint
     from faces.training.checkpoint import Checkpoint
     from faces.training.model import Tail, build
 
+    watch.check()
     network = build(weights / "resnet34.pth", spec.seed)
     if distributed.world_size() > 1:
         distributed.synchronise_batch_norms(network)
@@ -163,6 +164,7 @@ def fit(
         def report(epochs: "list[Epoch]") -> None:
             if first:
                 _write_history(history, [asdict(epoch) for epoch in epochs])
+                watch.write(spec.name, asdict(epochs[-1]))
                 bar.write(f"{spec.name} {_in_words(epochs[-1])}")
                 bar.reset()
                 bar.set_description(f"{spec.name} epoch {len(epochs) + 1}")

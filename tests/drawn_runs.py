@@ -11,7 +11,7 @@ import yaml
 from faces.evidence import children, comparison, consistency, labels, probes, repeats
 from faces.evidence.documents import Beside, Probe, Probes, RunMetrics
 from faces.evidence.estimate import Estimate
-from faces.evidence.metrics import curves, evaluate_predictions
+from faces.evidence.metrics import curves, evaluate_predictions, headline
 from faces.evidence.paper import load_paper
 from faces.evidence.seeds import Seeds, summarise
 from faces.files import write_json
@@ -41,6 +41,7 @@ def make(root: Path, source: str = "kaggle", n: int = 300) -> None:
         write_json(metrics / "runs" / f"{name}.json", documents[name].model_dump())
     active = documents["trial2"].model_copy(update={"run": "active"})
     write_json(metrics / "active.json", active.model_dump())
+    write_json(metrics / "model.json", {"improved": headline(documents["improved"])})
     for below in ("plots/history/trial2.csv", *(f"plots/curves/trial2/{kind}.csv" for kind in curve_names())):
         own = below.replace("history/trial2", "active/history").replace("curves/trial2", "active/curves")
         (root / own).parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from huggingface_hub import EvalResult, ModelCardData
 
 from faces.cli import InputError, run
 from faces.evidence import repeats
@@ -39,6 +40,21 @@ PAGES = (
     "labels",
     "probes",
 )  # metrics/NAME.md
+DATASETS = {  # by source: what the model card calls the images, and where they are
+    "kaggle": ("Detection of Down Syndrome in Children (Kaggle)", "mervecayli/detection-of-down-syndrome-in-children"),
+    "sample": ("faces drawn by a program", "sample"),
+    "own": ("own images, not the paper's", "own"),
+}
+HUB_METRICS = {  # our name -> the hub's, of the model card's front matter
+    "accuracy": "accuracy",
+    "recall": "recall",
+    "specificity": "specificity",
+    "precision": "precision",
+    "f1": "f1",
+    "auroc": "roc_auc",
+    "mcc": "matthews_correlation",
+    "brier": "brier_score",
+}
 PREVALENCE = 1 / 700  # of Down syndrome among live births, about: Mai et al., Birth Defects Research, 2019
 
 
@@ -47,6 +63,7 @@ class Evidence:
     """The metrics folder: what the stages found."""
 
     active: RunMetrics
+    model: RunMetrics  # the run that the model card is about
     runs: dict[str, RunMetrics]  # the compared ones
     comparison: Comparison
     consistency: Consistency
@@ -95,8 +112,10 @@ class Evidence:
 def read_evidence(metrics: Path, splits: Iterable[str]) -> Evidence:
     """Read the metrics folder, and of its splits these; an `InputError` names the first file that is not there."""
     comparison = read_document(Comparison, metrics / "comparison.json")
+    (model,) = read_document(dict[str, Any], metrics / "model.json")  # its only key
     return Evidence(
         active=read_document(RunMetrics, metrics / "active.json"),
+        model=read_document(RunMetrics, metrics / "runs" / f"{model}.json"),
         runs={name: read_document(RunMetrics, metrics / "runs" / f"{name}.json") for name in comparison.runs},
         comparison=comparison,
         consistency=read_document(Consistency, metrics / "consistency.json"),
@@ -153,12 +172,55 @@ def all_tables(evidence: Evidence) -> str:
 
 
 def model_card(evidence: Evidence) -> str:
-    """Return MODEL_CARD.md."""
-    metrics = evidence.active.metrics
+    """Return MODEL_CARD.md, with the front matter that the Hugging Face hub reads."""
+    metrics = evidence.model.metrics
     false_alarm = 1 - metrics["specificity"].value
     flagged = false_alarm * (1 / PREVALENCE - 1) / max(metrics["recall"].value, 1e-9)
-    return render(
+    text = render(
         "MODEL_CARD.md", **_context(evidence), caption=caption(evidence), false_alarms_per_case=round(flagged)
+    )
+    return f"---\n{front_matter(evidence.model)}\n---\n{text}"
+
+
+def front_matter(run: RunMetrics) -> ModelCardData:
+    """Return what the Hugging Face hub reads of a model card; each metric carries its n and its interval.
+
+    The licence is "other": the Apache licence covers the code, not what was trained on the photographs (NOTICE).
+    """
+    name, dataset = DATASETS[run.source]
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=dataset,
+            dataset_name=name,
+            dataset_split="test",
+            metric_type=hub,
+            metric_value=run.metrics[key].value,
+            metric_name=tables.METRICS[key],
+            metric_args={
+                "n": run.metrics[key].n,
+                "confidence": run.settings.confidence,
+                "low": run.metrics[key].low,
+                "high": run.metrics[key].high,
+            },
+        )
+        for key, hub in HUB_METRICS.items()
+    ]
+    return ModelCardData(
+        license="other",
+        license_name="see-notice",
+        license_link="NOTICE",
+        library_name="pytorch",
+        pipeline_tag="image-classification",
+        tags=[
+            "resnet34",
+            "medical-imaging",
+            "reproduction",
+            "research-only",
+            *([] if run.source == "kaggle" else [run.source]),
+        ],
+        model_name=f"down-syndrome-faces, {run.run}",
+        eval_results=results,
     )
 
 

@@ -296,16 +296,43 @@ def test_markdown_cannot_bring_html_with_it(runs: Path) -> None:
 
 def test_model_card_numbers(runs: Path) -> None:
     card = write(runs)[2]
-    active = read_document(RunMetrics, runs / "metrics" / "active.json")
+    model = read_document(RunMetrics, runs / "metrics/runs/improved.json")
     cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in table_rows(card)}
-    for name, metric in active.metrics.items():
+    for name, metric in model.metrics.items():
         assert cells[tables.METRICS[name]] == [metric.decimal, str(metric.n)]
-    specificity, recall = (active.metrics[name].value for name in ("specificity", "recall"))
+    specificity, recall = (model.metrics[name].value for name in ("specificity", "recall"))
     flagged = round((1 - specificity) * 699 / recall)
     assert f"about {flagged} children" in " ".join(card.split())
-    assert active.weights.sha256 in card
-    assert "resized to 224 and then to 250 pixels" in " ".join(card.split())
-    assert max(len(line) for line in card.splitlines() if not line.startswith("|")) <= 100
+    assert model.weights.sha256 in card
+    assert model.model_sha256 in card
+    transforms = model.training.recipe["transforms"]
+    size = transforms["evaluation_crop"] or transforms["crop"]
+    assert f"resized to {transforms['resize']} and then to {size} pixels" in " ".join(card.split())
+    assert "The model is the run `improved`" in card
+    body = card.split("\n---\n", 1)[1]
+    assert max(len(line) for line in body.splitlines() if not line.startswith("|")) <= 100
+
+
+@pytest.mark.parametrize("source", ["kaggle", "sample"])
+def test_the_front_matter_is_what_the_hub_reads(tmp_path: Path, source: str) -> None:
+    """Read back by the hub's own library, which raises where a result is not as it should be."""
+    from huggingface_hub import ModelCard
+
+    drawn_runs.make(tmp_path, source=source, n=60)
+    (tmp_path / "metrics/timing.json").write_text("{}")
+    evidence = report.read_evidence(tmp_path / "metrics", drawn_runs.SPLITS)
+    card = ModelCard(report.model_card(evidence), ignore_metadata_errors=False)
+    assert card.text.lstrip().startswith("<!-- Written by stages/report.py")
+    assert (card.data.license, card.data.license_link, card.data.library_name) == ("other", "NOTICE", "pytorch")
+    assert ("sample" in card.data.tags) == (source == "sample")
+    assert (REPOSITORY / card.data.license_link).is_file()
+    found = {result.metric_type: result for result in card.data.eval_results}
+    model = read_document(RunMetrics, tmp_path / "metrics/runs/improved.json")
+    assert len(found) == len(report.HUB_METRICS)
+    for name, hub in report.HUB_METRICS.items():
+        estimate, result = model.metrics[name], found[hub]
+        assert result.metric_value == estimate.value
+        assert result.metric_args == {"n": estimate.n, "confidence": 0.95, "low": estimate.low, "high": estimate.high}
 
 
 def table_rows(text: str) -> list[list[str]]:
