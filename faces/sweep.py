@@ -9,10 +9,9 @@ test images. `make sweep` does all three.
 """
 
 import json
-import subprocess
 from typing import Any, Literal
 
-from faces.cli import InputError, run
+from faces.cli import InputError, execute, run
 from faces.evidence.estimate import Estimate
 from faces.pages.markdown import filled, marked, table
 from faces.params import Params, load_params
@@ -30,13 +29,13 @@ def main(action: Literal["queue", "table"]) -> None:
         for name in params.sweep.variants:
             check(params, name)
         # `dvc exp run --force` would replace them too, and run the stages before this one again
-        listed = subprocess.run(["dvc", "exp", "list", "-A", "--name-only"], check=True, capture_output=True, text=True)
-        earlier = {f"sweep-{name}" for name in params.sweep.variants} & set(listed.stdout.split())
+        listed = execute("dvc", "exp", "list", "-A", "--name-only").split()
+        earlier = {f"sweep-{name}" for name in params.sweep.variants} & set(listed)
         if earlier:
-            subprocess.run(["dvc", "exp", "remove", *sorted(earlier)], check=True)
+            execute("dvc", "exp", "remove", *sorted(earlier))
         for name in params.sweep.variants:
             command = ["dvc", "exp", "run", "--queue", "--name", f"sweep-{name}"]
-            subprocess.run([*command, *overrides(params, name), STAGE], check=True)
+            print(execute(*command, *overrides(params, name), STAGE), end="")
     else:
         print(markdown(params, {name: read_facts(name) for name in params.sweep.variants}), end="")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from faces.cli import InputError, run
+from faces.cli import InFile, InputError, run
 from faces.evidence import repeats
 from faces.evidence.children import Children
 from faces.evidence.comparison import Comparison
@@ -194,7 +194,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def main(findings: Path) -> None:
+def main(findings: InFile) -> None:
     """Print what a paper's table can come from."""
     print(render("consistency.md", "kaggle", consistency=read_document(Consistency, findings)), end="")
 
