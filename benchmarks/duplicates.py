@@ -9,12 +9,14 @@ depend on what else the machine does. docs/data.md has the results.
 
 import multiprocessing
 import resource
-import sys
 import time
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
+from faces.cli import run
 from faces.images.duplicates import feature_pairs, hash_pairs
 
 SIZES = (3_000, 30_000, 300_000)
@@ -65,11 +67,11 @@ def _megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in kilobytes
 
 
-if __name__ == "__main__":
-    sizes = [int(argument) for argument in sys.argv[1:]] or SIZES
+def main(sizes: Annotated[list[int] | None, typer.Argument(min=1, help="numbers of images")] = None) -> None:
+    """Measure each number of images in a process of its own."""
     print("| images | hashes | features | peak memory | planted pairs found by hash | by features |")
     print("|---|---|---|---|---|---|")
-    for n in sizes:
+    for n in sizes or SIZES:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             m = pool.apply(measure, [n])
         print(
@@ -77,3 +79,7 @@ if __name__ == "__main__":
             f"| {m['found by hash']:.1%} | {m['found by features']:.1%} |",
             flush=True,
         )
+
+
+if __name__ == "__main__":
+    run(main)

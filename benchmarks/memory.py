@@ -15,7 +15,11 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from faces.cli import run
 from faces.naming import LABELS
 
 SIDE = 32  # pixels; what is kept in memory does not depend on it, what is kept on the disk does
@@ -98,7 +102,7 @@ def measure(n: int) -> None:
         print(f"| {n} | {before / 1e6:.0f} | {peak / 1e6:.0f} | {disk / 1e6:.0f} | {seconds:.0f} |", flush=True)
 
 
-def main(counts: list[int]) -> None:
+def main(counts: Annotated[list[int], typer.Argument(min=1, help="numbers of images")]) -> None:
     """Measure each count in a process of its own."""
     print("| images | MB before the images | peak MB | MB on disk | seconds |\n|---:|---:|---:|---:|---:|", flush=True)
     for n in counts:
@@ -106,6 +110,4 @@ def main(counts: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or not all(argument.isdecimal() for argument in sys.argv[1:]):
-        sys.exit(__doc__)
-    main([int(argument) for argument in sys.argv[1:]])
+    run(main)

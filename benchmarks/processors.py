@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from faces.cli import InputError, run
+from faces.cli import InputError, OutFolder, run
 from faces.pages.markdown import table
 from faces.params import load_params
 from faces.training.machine import hardware
@@ -30,7 +30,7 @@ METRICS = ("accuracy", "recall", "specificity")
 
 def main(
     name: Annotated[str, typer.Argument(metavar="RUN", help="one of params.yaml's runs")] = "trial3",
-    out: Annotated[Path, typer.Option(help="folder for the settings' results")] = Path(".processors"),
+    out: Annotated[OutFolder, typer.Option(help="folder for the settings' results")] = Path(".processors"),
 ) -> None:
     """Train and evaluate a run under each instruction set that this machine has, and print what comes of it."""
     split = resolve(load_params(), name).split

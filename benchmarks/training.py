@@ -36,8 +36,8 @@ import numpy as np
 import typer
 
 from benchmarks.contestants import CONTESTANTS, SEED, SIDE, Job, Result, matrix_rates, random_weights
-from faces.cli import InputError, run
-from faces.files import write_json
+from faces.cli import InFolder, InputError, OutFileOrDevice, PathRole, run
+from faces.files import as_json, begins_with, check_output, write_through
 from faces.images import decode as files
 from faces.naming import LABELS
 from faces.params import load_params
@@ -47,6 +47,8 @@ from faces.training.recipe import ACTIVE, resolve
 
 SUFFIXES = (".jpg", ".jpeg", ".png")  # which all contestants read
 OURS = ("ours", "ours, three trials")
+MADE_HERE = b'{\n  "header": '  # how the JSON begins
+WEIGHTS = PathRole("file", read=True, word="random", remedy="`make repro` makes it, or write: random")
 PACKAGES = ("fastai", "timm")  # contestants that are packages of this name
 
 
@@ -223,15 +225,19 @@ def _readable(path: Path) -> bool:
 
 
 def main(
-    images: Annotated[Path, typer.Argument(help="a folder with down_syndrome/ and healthy/")],
-    weights: Annotated[Path, typer.Argument(help="a ResNet-34 state dict, or the word random")],
+    images: Annotated[InFolder, typer.Argument(help="a folder with down_syndrome/ and healthy/")],
+    weights: Annotated[
+        Path,
+        WEIGHTS,
+        typer.Argument(help="a ResNet-34 state dict, or the word random"),
+    ],
     train_images: Annotated[int, typer.Option("--images", help="training images, in whole batches")] = 160,
     epochs: Annotated[int, typer.Option(min=2, help="the first of them warms up")] = 2,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     precision: Annotated[Literal["bf16", "fp32"] | None, typer.Option(help="of ours; default: params.yaml's")] = None,
     contestant: Annotated[list[str] | None, typer.Option(help="one or more; default: all")] = None,
-    json: Annotated[Path | None, typer.Option(help="write every repetition's values here")] = None,
+    json: Annotated[OutFileOrDevice | None, typer.Option(help="write every repetition's values here")] = None,
 ) -> None:
     """Measure training and evaluation, ours beside a plain torchvision loop, fastai and timm."""
     params = load_params()
@@ -240,8 +246,8 @@ def main(
         raise InputError(f"no contestant {unknown[0]!r}; there are: {', '.join(CONTESTANTS)}")
     if train_images % batch_size or train_images < batch_size or batch_size % 2:
         raise InputError(f"--images {train_images} is not a multiple of --batch-size {batch_size}, or that is odd")
-    if str(weights) != "random" and not weights.is_file():
-        raise InputError(f"{weights}: no such weights file; make repro makes it, or write: random")
+    if json:
+        check_output(json, begins_with(MADE_HERE))
     missing = [name for name in wanted if name in PACKAGES and importlib.util.find_spec(name) is None]
     for name in missing:
         print(f"error: {name} is left out: it is not installed; make benchmark installs it", file=sys.stderr)
@@ -279,7 +285,7 @@ def main(
     }
     summary = summarise(raw)
     if json:
-        write_json(json, {"header": header, "summary": summary, "raw": raw})
+        write_through(json, as_json({"header": header, "summary": summary, "raw": raw}))
     typer.echo(markdown(header, summary))
 
 

@@ -10,14 +10,13 @@ uploaded here, and no permission is needed.
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import vl_convert
 
-from faces.cli import InputError, run
+from faces.cli import InFile, InputError, OutFolder, execute, run
 from faces.files import write_atomically
 
 FIGURES = "plots/figures"
@@ -26,12 +25,12 @@ WIDTH = 360  # pixels, of a figure in the comment
 
 def main(
     base: Annotated[str, typer.Argument(help="the Git revision to compare with, such as origin/main")],
-    gate: Annotated[Path, typer.Argument(help="the gate's table, as Markdown")],
-    out: Annotated[Path, typer.Argument(help="folder to write comment.md and curves/*.svg into")],
+    gate: Annotated[InFile, typer.Argument(help="the gate's table, as Markdown")],
+    out: Annotated[OutFolder, typer.Argument(help="folder to write comment.md and curves/*.svg into")],
     repository: Annotated[str, typer.Option(envvar="GITHUB_REPOSITORY", help="OWNER/NAME on GitHub")],
     server: Annotated[str, typer.Option(envvar="GITHUB_SERVER_URL")] = "https://github.com",
     run_id: Annotated[str | None, typer.Option(envvar="GITHUB_RUN_ID", help="whose artifact holds OUT")] = None,
-    event: Annotated[Path | None, typer.Option(envvar="GITHUB_EVENT_PATH", help="JSON of the pull request")] = None,
+    event: Annotated[InFile | None, typer.Option(envvar="GITHUB_EVENT_PATH", help="JSON of the pull request")] = None,
 ) -> None:
     """Write a pull request's comment, and each plot with both revisions in the same axes."""
     address = f"{server}/{repository}"
@@ -56,7 +55,7 @@ def main(
 def commit(revision: str) -> str:
     """Return the hash of a revision's commit."""
     try:
-        return _execute("git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
+        return execute("git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
     except InputError:
         raise InputError(f"cannot see the revision {revision!r}; run `git fetch`, or name another") from None
 
@@ -69,7 +68,7 @@ def pull_request_head(event: Path | None) -> str | None:
 
 def curves(base: str) -> tuple[dict[str, str], list[str]]:
     """Return dvc.yaml's plots of `base` and the working tree, as SVG by a file's name, and what cannot be read."""
-    found = json.loads(_execute("dvc", "plots", "diff", base, "--json"))
+    found = json.loads(execute("dvc", "plots", "diff", base, "--json"))
     svg = {
         re.sub(r"\W+", "-", name): vl_convert.vegalite_to_svg(plot["content"])
         for name, parts in found["data"].items()
@@ -81,7 +80,7 @@ def curves(base: str) -> tuple[dict[str, str], list[str]]:
 
 def figures(raw: str, before: str, after: str) -> list[str]:
     """Return a table of the figures that differ between the base and what is checked out; raw: where files are."""
-    listed = _execute("git", "diff", "--no-renames", "--name-status", "-z", before, "HEAD", "--", FIGURES).split("\0")
+    listed = execute("git", "diff", "--no-renames", "--name-status", "-z", before, "HEAD", "--", FIGURES).split("\0")
     rows = []
     for status, path in zip(listed[::2], listed[1::2], strict=False):
         was = "" if status == "A" else _picture(raw, before, path)
@@ -92,14 +91,6 @@ def figures(raw: str, before: str, after: str) -> list[str]:
 
 def _picture(raw: str, revision: str, path: str) -> str:
     return f'<img src="{raw}/{revision}/{path}" alt="{Path(path).stem} at {revision[:7]}" width="{WIDTH}">'
-
-
-def _execute(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
-        raise InputError(f"{' '.join(command)} failed: {last or f'exit status {done.returncode}'}")
-    return done.stdout
 
 
 if __name__ == "__main__":

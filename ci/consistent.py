@@ -18,6 +18,7 @@ import typer
 from ci import changes
 from ci.changes import Change, Result
 from ci.revision import SEEDS, Revision, git_revision, working_tree
+from faces import cli
 from faces.cli import InputError
 from faces.images.duplicates import ROUNDING
 from faces.params import Params, load_params
@@ -191,4 +192,4 @@ def main(revision: Annotated[str, typer.Argument(help="the committed results")] 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cli.run(main)

@@ -14,7 +14,7 @@ import pathspec
 import typer
 import yaml
 
-from faces.cli import InputError, run
+from faces.cli import InputError, OutFolder, run
 
 SHARED: dict[str, Any] = {  # by all recipes: small pictures, few epochs
     "freeze": "layer2",
@@ -122,6 +122,14 @@ def reproduce(target: Path, *arguments: str) -> None:
     _run(target, sys.executable, "-m", "dvc", "repro", *arguments)
 
 
+def remove_earlier(folder: Path, mark: Path) -> None:
+    """Delete a folder that an earlier call of a command has made, as a file in it shows; InputError for any other."""
+    if folder.exists():
+        if not mark.is_file() and any(folder.iterdir()):
+            raise InputError(f"{folder} is there, and this command has not made it; name another folder")
+        shutil.rmtree(folder)
+
+
 def _run(target: Path, *command: str) -> None:
     here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # the stages' python
     cache = str(target.resolve() / ".cache")
@@ -129,12 +137,9 @@ def _run(target: Path, *command: str) -> None:
     subprocess.run(command, cwd=target, env=environment, check=True)
 
 
-def main(folder: Annotated[Path, typer.Argument(help="made, or made again if an earlier demo made it")]) -> None:
+def main(folder: Annotated[OutFolder, typer.Argument(help="made, or made again if an earlier demo made it")]) -> None:
     """Run the whole pipeline on drawn faces, in a copy of the repository that leaves the original untouched."""
-    if folder.exists():
-        if not (folder / MARK).is_file():
-            raise InputError(f"{folder} is there, and no demo has made it; name another folder")
-        shutil.rmtree(folder)
+    remove_earlier(folder, folder / MARK)
     git = shutil.which("git") is not None
     try:
         prepare(folder, git=git)

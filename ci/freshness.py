@@ -10,13 +10,15 @@ Exit status: 0 it does, 1 something is behind (each stage is named, with a reaso
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any
 
+import typer
 import yaml
+
+from faces.cli import InputError, execute, run
 
 DVC = (sys.executable, "-m", "dvc")
 OWN = Path("downloads/source")  # the link to one's own images, which the stage source makes in each copy
@@ -28,14 +30,14 @@ Hashes = dict[str, str | None]  # path -> recorded hash
 def behind(revision: str) -> dict[str, list[str]]:
     """Return the stages and .dvc files that are behind at a revision of this repository, and why each is."""
     with tempfile.TemporaryDirectory(prefix="freshness-") as clone:
-        commit = _run("git", "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").strip()
-        _run("git", "clone", "--quiet", "--no-checkout", os.curdir, clone)
-        _run("git", "-C", clone, "checkout", "--quiet", "--detach", commit)
+        commit = execute("git", "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").strip()
+        execute("git", "clone", "--quiet", "--no-checkout", os.curdir, clone)
+        execute("git", "-C", clone, "checkout", "--quiet", "--detach", commit)
         if OWN.is_symlink():
             Path(clone, OWN).parent.mkdir()
             Path(clone, OWN).symlink_to(OWN.readlink())
-        names = _run(*DVC, "stage", "list", "--all", "--name-only", cwd=clone).split()
-        status = json.loads(_run(*DVC, "status", "--json", cwd=clone))
+        names = execute(*DVC, "stage", "list", "--all", "--name-only", cwd=Path(clone)).split()
+        status = json.loads(execute(*DVC, "status", "--json", cwd=Path(clone)))
         lock = _yaml(Path(clone, "dvc.lock")).get("stages", {})
         recorded = lock | {name: _yaml(Path(clone, name)) for name in names if name.endswith(".dvc")}
         reasons = _reasons(names, status, recorded)
@@ -87,22 +89,13 @@ def _yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
 
 
-def _run(*command: str, cwd: str | None = None) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        _give_up(done)
-    return done.stdout
-
-
-def _give_up(done: subprocess.CompletedProcess[str]) -> NoReturn:
-    reason = done.stderr.strip() or done.stdout.strip() or "no reason given"
-    print(f"error: {' '.join(done.args)}: {reason.splitlines()[0]}", file=sys.stderr)
-    sys.exit(2)
-
-
-def main(revision: str = "HEAD") -> int:
-    """Print what is behind and return the exit status."""
-    stale = behind(revision)
+def report(revision: str) -> int:
+    """Print what is behind at a revision and return the exit status."""
+    try:
+        stale = behind(revision)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if not stale:
         print(f"dvc.lock matches code and parameters at {revision}")
         return 0
@@ -114,5 +107,10 @@ def main(revision: str = "HEAD") -> int:
     return 1
 
 
+def main(revision: Annotated[str, typer.Argument(help="whose dvc.lock and code")] = "HEAD") -> None:
+    """Say what is behind at a Git revision."""
+    sys.exit(report(revision))
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2]))
+    run(main)

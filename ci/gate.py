@@ -20,11 +20,12 @@ import typer
 from ci import changes
 from ci.changes import Change, Result, Settings
 from ci.revision import ACTIVE, RUNS, SEEDS, Revision, RevisionError, git_revision, working_tree
-from faces.cli import InputError
-from faces.files import write_atomically, write_json
+from faces.cli import InputError, OutFileOrDevice, run
+from faces.files import as_json, begins_with, check_output, write_through
 from faces.params import Params, load_params
 
 SPLITS = PurePosixPath("metrics/splits")
+JSON_BEGINS, MARKDOWN_BEGINS = '{\n  "base": ', "### Metrics against `"
 VERDICTS = {"same": "same", "improved": "improved", "noise": "within noise", "regression": "**regression**"}
 
 
@@ -123,7 +124,7 @@ def markdown(base: str, found: Comparison, alpha: float) -> str:
     worse = sum(verdict(row, alpha) == "regression" for row in found.rows)
     good = "nothing is worse" if found.rows else "nothing was compared"
     head = f"{worse} regression(s), {len(found.problems)} problem(s)" if worse or found.problems else good
-    lines = [f"### Metrics against `{base}`: {head}", ""]
+    lines = [f"{MARKDOWN_BEGINS}{base}`: {head}", ""]
     remarks = found.problems + found.notes
     lines += [f"- {remark}" for remark in remarks] + [""] * bool(remarks)
     lines += ["| run | metric | n | base | now | change | test images | p | |"]
@@ -140,10 +141,13 @@ def markdown(base: str, found: Comparison, alpha: float) -> str:
 
 def main(
     base: Annotated[str, typer.Argument(help="a Git revision, or the name of a DVC experiment")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write the comparison as JSON")] = None,
-    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="also write the table there")] = None,
+    json_file: Annotated[OutFileOrDevice | None, typer.Option("--json", help="also write it as JSON")] = None,
+    markdown_file: Annotated[OutFileOrDevice | None, typer.Option("--markdown", help="also write the table")] = None,
 ) -> None:
     """Compare the working tree's metrics with those of BASE."""
+    for file, start in ((json_file, JSON_BEGINS), (markdown_file, MARKDOWN_BEGINS)):
+        if file is not None:
+            check_output(file, begins_with(start.encode()))
     found = Comparison()
     rows: list[dict[str, Any]] = []
     try:
@@ -155,17 +159,15 @@ def main(
         text = markdown(base, found, alpha)
     except InputError as error:
         status, found.problems = 2, [str(error)]
-        text = f"### Metrics against `{base}`: cannot be compared\n\n- {error}\n"
+        text = f"{MARKDOWN_BEGINS}{base}`: cannot be compared\n\n- {error}\n"
     print(text)
     if json_file is not None:
-        write_json(
-            json_file,
-            {"base": base, "status": status, "problems": found.problems, "notes": found.notes, "rows": rows},
-        )
+        content = {"base": base, "status": status, "problems": found.problems, "notes": found.notes, "rows": rows}
+        write_through(json_file, as_json(content))
     if markdown_file is not None:
-        write_atomically(markdown_file, text.encode())
+        write_through(markdown_file, text.encode())
     sys.exit(status)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -30,7 +30,7 @@ import psutil
 import yaml
 
 from ci import demo
-from faces.cli import InputError, run
+from faces.cli import InputError, OutFolder, run
 
 # small, but with epochs that take about half of a training's time, so that kills find checkpoints, too
 SMALL: dict[str, Any] = demo.overlay(
@@ -172,11 +172,11 @@ def survive(project: Project, rng: random.Random, tally: Tally, kills: int, seco
         tally.checkpoints += hit != BETWEEN and any((project.root / ".cache/checkpoints").glob("*.pt"))
 
 
-def main(folder: Path, kills: int = 100, seed: int = 1) -> None:
+def main(folder: OutFolder, kills: int = 100, seed: int = 1) -> None:
     """Print one line for each finished run, and at the end (Ctrl-C too) the kills of each stage."""
     folder = folder.resolve()
     original = folder / "original"
-    shutil.rmtree(folder, ignore_errors=True)
+    demo.remove_earlier(folder, original / demo.MARK)
     demo.prepare(original, SMALL)
     alone = Project(folder / "alone", original)
     alone.repro()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import vl_convert
 
+from faces.cli import run
 from faces.files import write_atomically
 
 VEGA = Path(".venv/vega.js")
@@ -18,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

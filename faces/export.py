@@ -23,7 +23,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from faces.cli import InputError, run
+from faces.cli import InFolder, InputError, OutFileOrDevice, run
 from faces.files import check_output, write_through
 from faces.predict import MODEL, NOTICE
 
@@ -78,9 +78,9 @@ def made_here(path: Path) -> bool:
 
 
 def main(
-    out: Annotated[Path, typer.Argument(help="the ONNX file to write")],
+    out: Annotated[OutFileOrDevice, typer.Argument(help="the ONNX file to write")],
     model: Annotated[
-        Path,
+        InFolder,
         typer.Option(help="folder with model.pt, run.json, threshold.json", show_default="models/runs/improved"),
     ] = MODEL,
 ) -> None:

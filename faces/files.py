@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from faces.cli import InputError
+from faces.cli import InputError, PathRole
 
 
 def file_sha256(path: Path) -> str:
@@ -18,28 +18,24 @@ def file_sha256(path: Path) -> str:
 
 
 def check_output(path: Path, made_here: Callable[[Path], bool]) -> None:
-    """Raise an InputError unless a command may write its output there; to be called before the work.
+    """Raise an InputError or OSError unless a command may write its output there; to be called before the work.
 
     A link or a device may be written through. A file that is there may be replaced if it is empty, or if `made_here`
     says that an earlier run of the same command has written it.
     """
-    try:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; name a file in it")
-        if path.exists():
-            if not os.access(path, os.W_OK):
-                raise InputError(f"{path} cannot be written: permission denied")
-            if path.is_file() and path.stat().st_size and not made_here(path):
-                raise InputError(f"{path} is there, and is not an earlier output of this command; name another file")
-            return
-        target = path.resolve()  # of a link that leads nowhere yet
-        parent = next(folder for folder in target.parents if folder.exists())
-        if not parent.is_dir():
-            raise InputError(f"{path} cannot be written: {parent} is not a folder")
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(f"{path} cannot be written: permission denied in {parent}")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    PathRole("file", written=True, through=True).check(path)
+    if path.is_file() and path.stat().st_size and not made_here(path):
+        raise InputError(f"{path} is there, and is not an earlier output of this command; name another file")
+
+
+def begins_with(start: bytes) -> Callable[[Path], bool]:
+    """Return what says of a file whether it begins so, as all outputs of some command do."""
+
+    def begins(path: Path) -> bool:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+
+    return begins
 
 
 def write_through(path: Path, content: bytes) -> None:
@@ -52,7 +48,12 @@ def write_through(path: Path, content: bytes) -> None:
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that a kill or a full disk leaves the old file or the new one, never a part."""
+    """Write a file so that a kill or a full disk leaves the old file or the new one, never a part.
+
+    What is no file is not replaced: InputError.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a {'folder' if path.is_dir() else 'device, pipe or socket'}; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -69,8 +70,12 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file; ValueError for what JSON cannot hold (NaN, infinities)."""
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+    write_atomically(path, as_json(value))
+
+
+def as_json(value: Any) -> bytes:
+    """Return a value as the text of a JSON file; ValueError for what JSON cannot hold (NaN, infinities)."""
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def _umask() -> int:

@@ -27,7 +27,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from faces.cli import InputError, run
+from faces.cli import InFolder, InputError, OutFileOrDevice, run
 from faces.files import check_output
 from faces.naming import LABELS
 from faces.source.listing import SUFFIXES, list_folder, summary
@@ -179,11 +179,11 @@ def made_here(path: Path) -> bool:
 def main(
     paths: Annotated[list[Path], typer.Argument(help="images, or folders of images")],
     model: Annotated[
-        Path,
+        InFolder,
         typer.Option(help="folder with model.pt, run.json, threshold.json", show_default="models/runs/improved"),
     ] = MODEL,
     format: Annotated[Literal["csv", "jsonl"], typer.Option(help="of the output")] = "csv",
-    output: Annotated[Path | None, typer.Option(help="file to write instead of stdout")] = None,
+    output: Annotated[OutFileOrDevice | None, typer.Option(help="file to write instead of stdout")] = None,
 ) -> None:
     """Score images: probability of Down syndrome and decision, or why a file could not be read."""
     print(NOTICE, file=sys.stderr)
@@ -205,6 +205,7 @@ def main(
         with bar, output.open("wb") if output else nullcontext(sys.stdout.buffer) as file:  # links and devices, too
             if format == "csv":
                 file.write(_csv([COLUMNS]))
+                file.flush()  # a full disk is told before the work
             for batch in predictor.predict(images):
                 file.write(as_text(batch, format))
                 file.flush()

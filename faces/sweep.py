@@ -10,13 +10,12 @@ images. `make sweep` does all three.
 """
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from faces.cli import InputError, run
+from faces.cli import InputError, execute, run
 from faces.evidence.estimate import Estimate
 from faces.pages.markdown import filled, marked, table
 from faces.params import Params, load, load_params
@@ -45,13 +44,13 @@ def main(action: Literal["queue", "table"]) -> None:
         for name in sweep.variants:
             check(params, sweep, name)
         # `dvc exp run --force` would replace them too, and run the stages before this one again
-        listed = subprocess.run(["dvc", "exp", "list", "-A", "--name-only"], check=True, capture_output=True, text=True)
-        earlier = {f"sweep-{name}" for name in sweep.variants} & set(listed.stdout.split())
+        listed = execute("dvc", "exp", "list", "-A", "--name-only").split()
+        earlier = {f"sweep-{name}" for name in sweep.variants} & set(listed)
         if earlier:
-            subprocess.run(["dvc", "exp", "remove", *sorted(earlier)], check=True)
+            execute("dvc", "exp", "remove", *sorted(earlier))
         for name in sweep.variants:
             command = ["dvc", "exp", "run", "--queue", "--name", f"sweep-{name}"]
-            subprocess.run([*command, *overrides(sweep, name), *(f"run@{one}" for one in sweep.runs)], check=True)
+            print(execute(*command, *overrides(sweep, name), *(f"run@{one}" for one in sweep.runs)), end="")
     else:
         facts = {name: [read_facts(name, one) for one in sweep.runs] for name in sweep.variants}
         print(markdown(params, sweep, facts), end="")

@@ -16,7 +16,7 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from faces.cli import InputError, run
+from faces.cli import InFile, InFolder, InputError, OutFile, run
 from faces.files import write_atomically, write_json
 from faces.images import decode as images
 from faces.images import duplicates
@@ -30,10 +30,10 @@ Pixels = NDArray[np.uint8]
 
 
 def main(
-    data: Path,
-    weights: Path,
-    out_images: Annotated[Path, typer.Option("--images", help="where to write the table of images, as CSV")],
-    out_sheet: Annotated[Path, typer.Option("--sheet", help="where to write the data sheet, as JSON")],
+    data: InFolder,
+    weights: InFile,
+    out_images: Annotated[OutFile, typer.Option("--images", help="where to write the table of images, as CSV")],
+    out_sheet: Annotated[OutFile, typer.Option("--sheet", help="where to write the data sheet, as JSON")],
 ) -> None:
     """Write the table of images and the data sheet."""
     params = load_params()

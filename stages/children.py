@@ -1,6 +1,5 @@
 """Ask how much of the accuracy is a child seen in training: recall by the nearest training face, splits by children."""
 
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 import typer
 
 from faces.children.nearest import nearest_trained
-from faces.cli import InputError, run
+from faces.cli import InFile, InFolder, InputError, OutFile, run
 from faces.evidence.children import STEP, Children, runs_by_kind, summarise
 from faces.evidence.metrics import read_predictions
 from faces.files import write_json
@@ -18,12 +17,12 @@ SETTINGS = ("children", "strict")
 
 
 def main(
-    groups: Path,
-    embeddings: Path,
-    landmarks: Path,
-    splits: Annotated[Path, typer.Option(help="folder with NAME.csv for each split")],
-    predictions: Annotated[Path, typer.Option(help="folder with NAME.csv for each run")],
-    out: Annotated[Path, typer.Option(help="where to write the findings, as JSON")],
+    groups: InFile,
+    embeddings: InFile,
+    landmarks: InFile,
+    splits: Annotated[InFolder, typer.Option(help="folder with NAME.csv for each split")],
+    predictions: Annotated[InFolder, typer.Option(help="folder with NAME.csv for each run")],
+    out: Annotated[OutFile, typer.Option(help="where to write the findings, as JSON")],
 ) -> None:
     """Summarise each recipe that params.yaml runs on several comparable splits."""
     params = load_params()

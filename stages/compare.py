@@ -1,11 +1,10 @@
 """Compare: the paper's Table III beside our runs, the runs beside each other, the paper's claims one by one."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from faces.cli import run
+from faces.cli import InFile, InFolder, OutFile, run
 from faces.evidence import metrics as measure
 from faces.evidence.comparison import compare, to_frame
 from faces.evidence.documents import RunMetrics, read_document
@@ -17,12 +16,12 @@ from faces.params import load_params
 
 
 def main(
-    metrics: Path,
-    predictions: Path,
-    paper: Path,
-    seeds: Annotated[Path, typer.Option(help="what stage seeds found")],
-    out: Annotated[Path, typer.Option(help="where to write the comparison, without .json and .csv")],
-    headline: Annotated[Path, typer.Option(help="where to write the few numbers that stand for params.yaml's model")],
+    metrics: InFolder,
+    predictions: InFolder,
+    paper: InFile,
+    seeds: Annotated[InFile, typer.Option(help="what stage seeds found")],
+    out: Annotated[OutFile, typer.Option(help="where to write the comparison, without .json and .csv")],
+    headline: Annotated[OutFile, typer.Option(help="where to write the few numbers of params.yaml's model")],
 ) -> None:
     """Write the comparison of the runs that params.yaml names to compare, as JSON and as a table, and the headline.
 

@@ -1,14 +1,12 @@
 """Check the paper's results table against itself: which confusion matrices can each row come from?"""
 
-from pathlib import Path
-
-from faces.cli import run
+from faces.cli import InFile, OutFile, run
 from faces.evidence.consistency import check
 from faces.evidence.paper import load_paper
 from faces.files import write_json
 
 
-def main(paper: Path, out: Path) -> None:
+def main(paper: InFile, out: OutFile) -> None:
     """Write what each row of a paper's table can and cannot come from."""
     write_json(out, check(load_paper(paper)).model_dump())
 

@@ -10,18 +10,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
-from faces.cli import InputError, run
+from faces.cli import InputError, OutFolder, PathRole, printable, run
 from faces.files import write_atomically
 from faces.params import Data, load_params
 from faces.source import kaggle_dataset, manifest, own
 from faces.source.archive import Archive, DamagedArchiveError, Folder, Limits, Source
-from faces.source.listing import printable, summary
+from faces.source.listing import summary
 
 SYNCS = 16  # at once: file systems write the journal once for all of them (on a busy disk 2 s, not 30)
 
 
-def main(source: Path, images: Path, data: Path) -> None:
+def main(source: Annotated[Path, PathRole("link", read=True)], images: OutFolder, data: OutFolder) -> None:
     """Write IMAGES/down_syndrome, IMAGES/healthy and IMAGES.sha256, as `data` in params.yaml says; all or nothing.
 
     SOURCE is the link to one's own folder or archive that stages/source.py made. DATA is where DVC imports IMAGES

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from faces.children.networks import WIDTH, Face, Faces
-from faces.cli import InputError, run
+from faces.cli import InFile, InFolder, InputError, OutFile, run
 from faces.files import write_atomically, write_json
 from faces.images import decode
 from faces.images.align import COLUMNS as LANDMARKS
@@ -30,12 +30,12 @@ LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
 
 
 def main(
-    data: Path,
-    images: Path,
-    networks: Path,
-    embeddings: Annotated[Path, typer.Option(help="where to write the embeddings [N, 128], float32; no face: zeros")],
-    landmarks: Annotated[Path, typer.Option(help="where to write boxes and landmarks, one row an image, as CSV")],
-    facts: Annotated[Path, typer.Option(help="where to write the counts, as JSON")],
+    data: InFolder,
+    images: InFile,
+    networks: InFolder,
+    embeddings: Annotated[OutFile, typer.Option(help="where to write embeddings [N, 128], float32; no face: zeros")],
+    landmarks: Annotated[OutFile, typer.Option(help="where to write boxes and landmarks, one row an image, as CSV")],
+    facts: Annotated[OutFile, typer.Option(help="where to write the counts, as JSON")],
 ) -> None:
     """Write one row for each readable image, in the order of their paths; its face is the largest one found."""
     params = load_params()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from faces.cli import InputError, run
+from faces.cli import ChangedFolder, InFile, InFolder, InputError, OutFile, OutFolder, run
 from faces.files import write_atomically, write_json
 from faces.params import load_params
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 def main(
     name: Annotated[str, typer.Argument(metavar="RUN", help="one of params.yaml's runs, or active")],
-    data: Path,
-    split: Annotated[Path, typer.Argument(help="the file of the split that the run was trained on")],
+    data: InFolder,
+    split: Annotated[InFile, typer.Argument(help="the file of the split that the run was trained on")],
     *,
-    landmarks: Annotated[Path, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
-    model: Annotated[Path, typer.Option(help="folder with model.pt and run.json; threshold.json is added")],
-    predictions: Annotated[Path, typer.Option(help="file for path, subset, y_true and y_score of each image")],
-    metrics: Annotated[Path, typer.Option(help="file for the metrics")],
-    curves: Annotated[Path, typer.Option(help="folder for the curves to plot")],
-    headline: Annotated[Path | None, typer.Option(help="also write the few numbers that stand for the run")] = None,
+    landmarks: Annotated[InFile, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
+    model: Annotated[ChangedFolder, typer.Option(help="folder with model.pt and run.json; threshold.json is added")],
+    predictions: Annotated[OutFile, typer.Option(help="file for path, subset, y_true and y_score of each image")],
+    metrics: Annotated[OutFile, typer.Option(help="file for the metrics")],
+    curves: Annotated[OutFolder, typer.Option(help="folder for the curves to plot")],
+    headline: Annotated[OutFile | None, typer.Option(help="also write the few numbers that stand for the run")] = None,
 ) -> None:
     """Write predictions, the metrics and curves made from them, and the threshold that they set."""
     params = load_params()

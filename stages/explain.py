@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import typer
 
-from faces.cli import InputError, run
+from faces.cli import InFile, InFolder, InputError, OutFile, OutFolder, run
 from faces.files import write_atomically, write_json
 from faces.naming import LABELS
 from faces.params import load_params
@@ -32,15 +32,15 @@ Labels = npt.NDArray[np.int64]
 
 
 def main(
-    data: Path,
-    split: Annotated[Path, typer.Argument(help="the file of the split that the active run was trained on")],
+    data: InFolder,
+    split: Annotated[InFile, typer.Argument(help="the file of the split that the active run was trained on")],
     *,
-    landmarks: Annotated[Path, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
-    model: Annotated[Path, typer.Option(help="folder with the active run's model.pt and run.json")],
-    beside: Annotated[Path, typer.Option(help="the same of the run whose accuracy is set beside the active run's")],
-    metrics: Annotated[Path, typer.Option(help="file for the figures")],
-    plots: Annotated[Path, typer.Option(help="folder for the pictures that show no person")],
-    gallery: Annotated[Path, typer.Option(help="folder for the test photographs and their maps")],
+    landmarks: Annotated[InFile, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
+    model: Annotated[InFolder, typer.Option(help="folder with the active run's model.pt and run.json")],
+    beside: Annotated[InFolder, typer.Option(help="the same of the run whose accuracy is set beside the active run's")],
+    metrics: Annotated[OutFile, typer.Option(help="file for the figures")],
+    plots: Annotated[OutFolder, typer.Option(help="folder for the pictures that show no person")],
+    gallery: Annotated[OutFolder, typer.Option(help="folder for the test photographs and their maps")],
 ) -> None:
     """Explain the active run on the test subset."""
     confidence = load_params().evaluate.confidence

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from faces.children.check import Check, by_similarity, sizes
 from faces.children.groups import Forest, joined, similar_pairs
 from faces.children.sessions import Sessions, file_numbers
-from faces.cli import InputError, run
+from faces.cli import InFile, InputError, OutFile, run
 from faces.files import write_atomically, write_json
 from faces.naming import LABELS
 from faces.params import Params, load_params
@@ -20,11 +20,11 @@ SETTINGS = ("children", "strict")
 
 
 def main(
-    images: Path,
-    embeddings: Path,
-    landmarks: Path,
-    groups: Annotated[Path, typer.Option(help="where to write each image's groups by file name, as CSV")],
-    facts: Annotated[Path, typer.Option(help="where to write counts, distributions and estimates, as JSON")],
+    images: InFile,
+    embeddings: InFile,
+    landmarks: InFile,
+    groups: Annotated[OutFile, typer.Option(help="where to write each image's groups by file name, as CSV")],
+    facts: Annotated[OutFile, typer.Option(help="where to write counts, distributions and estimates, as JSON")],
 ) -> None:
     """Write for each readable image the first image of its group, by each setting; duplicates stay together in all."""
     params = load_params()

@@ -1,6 +1,5 @@
 """Find images that may carry the wrong label: by the held-out scores of all runs, and by the faces most like theirs."""
 
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -9,7 +8,7 @@ import typer
 from numpy.typing import NDArray
 
 from faces.children.nearest import nearest
-from faces.cli import InputError, run
+from faces.cli import InFile, InFolder, InputError, OutFile, run
 from faces.evidence.labels import held_out, summarise
 from faces.evidence.metrics import read_predictions
 from faces.files import write_json
@@ -17,11 +16,11 @@ from faces.params import load_params
 
 
 def main(
-    groups: Path,
-    embeddings: Path,
-    landmarks: Path,
-    predictions: Annotated[Path, typer.Option(help="folder with NAME.csv for each run")],
-    out: Annotated[Path, typer.Option(help="where to write the findings, as JSON")],
+    groups: InFile,
+    embeddings: InFile,
+    landmarks: InFile,
+    predictions: Annotated[InFolder, typer.Option(help="folder with NAME.csv for each run")],
+    out: Annotated[OutFile, typer.Option(help="where to write the findings, as JSON")],
 ) -> None:
     """Join the scores that images got from models not trained on them with their faces and groups."""
     params = load_params()

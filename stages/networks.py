@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 from faces.children.networks import SFACE
-from faces.cli import InputError, run
+from faces.cli import InputError, OutFolder, run
 from faces.files import file_sha256, write_json
 from faces.images.yunet import YUNET, Network
 from faces.params import load_params
@@ -13,7 +13,7 @@ from faces.params import load_params
 DOWNLOADS = Path("downloads")  # where the downloads go; a file already there is used instead
 
 
-def main(out: Path) -> None:
+def main(out: OutFolder) -> None:
     """Write the two files into a folder, and what they are; with `networks.source: none` no face is looked for."""
     source = load_params().networks.source
     facts: dict[str, str] = {"source": source}

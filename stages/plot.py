@@ -8,7 +8,7 @@ import pandas as pd
 import typer
 from matplotlib.figure import Figure
 
-from faces.cli import run
+from faces.cli import InFolder, OutFolder, run
 from faces.evidence.children import Children, Recipe
 from faces.evidence.documents import RunMetrics, read_document
 from faces.files import write_atomically
@@ -33,10 +33,10 @@ class Run:
 
 
 def main(
-    metrics: Path,
-    plots: Path,
-    out_figures: Annotated[Path, typer.Option("--figures", help="folder of the pictures")],
-    out_compared: Annotated[Path, typer.Option("--compared", help="folder of the tables for `dvc plots`")],
+    metrics: InFolder,
+    plots: InFolder,
+    out_figures: Annotated[OutFolder, typer.Option("--figures", help="folder of the pictures")],
+    out_compared: Annotated[OutFolder, typer.Option("--compared", help="folder of the tables for `dvc plots`")],
 ) -> None:
     """Draw the compared runs, and the active one where it is none of them."""
     params = load_params()

@@ -1,13 +1,12 @@
 """Ask how much of the accuracy could come from shortcuts: models that see no face, beside those that do."""
 
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import typer
 
-from faces.cli import run
+from faces.cli import InFile, InFolder, OutFile, run
 from faces.evidence import probes
 from faces.evidence.documents import Probe, Probes, RunMetrics, read_document
 from faces.evidence.metrics import read_predictions
@@ -17,14 +16,14 @@ from faces.params import load_params
 
 
 def main(
-    data: Path,
-    images: Path,
-    split: Path,
-    landmarks: Annotated[Path, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
-    metrics: Annotated[Path, typer.Option(help="folder with NAME.json for each run")],
-    predictions: Annotated[Path, typer.Option(help="folder with NAME.csv for each run")],
-    out: Annotated[Path, typer.Option(help="where to write the accuracies, as JSON")],
-    scores: Annotated[Path, typer.Option(help="where to write the strongest probe's scores, as CSV")],
+    data: InFolder,
+    images: InFile,
+    split: InFile,
+    landmarks: Annotated[InFile, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
+    metrics: Annotated[InFolder, typer.Option(help="folder with NAME.json for each run")],
+    predictions: Annotated[InFolder, typer.Option(help="folder with NAME.csv for each run")],
+    out: Annotated[OutFile, typer.Option(help="where to write the accuracies, as JSON")],
+    scores: Annotated[OutFile, typer.Option(help="where to write the strongest probe's scores, as CSV")],
 ) -> None:
     """Write each probe's cross-validated accuracy, on all images and on the test subset, beside the compared runs'."""
     params = load_params()

@@ -1,8 +1,6 @@
 """Put each recipe's results on several splits together: spread, intervals, images always taken for the other class."""
 
-from pathlib import Path
-
-from faces.cli import run
+from faces.cli import InFolder, OutFile, run
 from faces.evidence.documents import RunMetrics, read_document
 from faces.evidence.metrics import read_predictions
 from faces.evidence.repeats import repeated, summarise
@@ -10,7 +8,7 @@ from faces.files import write_json
 from faces.params import load_params
 
 
-def main(metrics: Path, predictions: Path, out: Path) -> None:
+def main(metrics: InFolder, predictions: InFolder, out: OutFile) -> None:
     """Summarise each recipe that params.yaml runs on several splits with the same seed.
 
     metrics and predictions: folders with NAME.json and NAME.csv for each run.

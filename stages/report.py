@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from faces.cli import run
+from faces.cli import ChangedFolder, InFolder, OutFile, OutFolder, run
 from faces.evidence.documents import read_document
 from faces.files import write_atomically, write_json
 from faces.pages import report
@@ -17,11 +17,11 @@ from faces.params import load_params
 
 
 def main(
-    metrics: Path,
-    models: Path,
-    plots: Path,
-    reports: Annotated[Path, typer.Option(help="where to write index.html and tables.md")],
-    card: Annotated[Path, typer.Option(help="where to write the model card")],
+    metrics: ChangedFolder,
+    models: InFolder,
+    plots: InFolder,
+    reports: Annotated[OutFolder, typer.Option(help="where to write index.html and tables.md")],
+    card: Annotated[OutFile, typer.Option(help="where to write the model card")],
 ) -> None:
     """Write metrics/NAME.md and timing.json into `metrics`, the page and its tables into `reports`, and the card.
 

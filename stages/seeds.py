@@ -1,8 +1,6 @@
 """Put the runs of each recipe that differ in their seed alone together: what one run is worth, and what a recipe is."""
 
-from pathlib import Path
-
-from faces.cli import run
+from faces.cli import InFolder, OutFile, run
 from faces.evidence.documents import RunMetrics, read_document
 from faces.evidence.metrics import read_predictions
 from faces.evidence.seeds import repeated, summarise
@@ -10,7 +8,7 @@ from faces.files import write_json
 from faces.params import load_params
 
 
-def main(metrics: Path, predictions: Path, out: Path) -> None:
+def main(metrics: InFolder, predictions: InFolder, out: OutFile) -> None:
     """Summarise each recipe that params.yaml runs with several seeds on the split that is compared.
 
     metrics and predictions: folders with NAME.json and NAME.csv for each run.

@@ -1,14 +1,15 @@
 """Find what data.source names, and leave a link to it where DVC looks for changes."""
 
 from pathlib import Path
+from typing import Annotated
 
-from faces.cli import InputError, run
+from faces.cli import InputError, PathRole, run
 from faces.files import write_atomically
 from faces.params import load_params
 from faces.source import own
 
 
-def main(link: Path) -> None:
+def main(link: Annotated[Path, PathRole("link", written=True)]) -> None:
     """Make LINK lead to one's own folder or archive, or be a file with the word kaggle or sample; LINK.txt says which.
 
     DVC follows the link: what lies behind it is a dependency of the download, wherever it is.

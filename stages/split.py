@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from faces.cli import InputError, run
+from faces.cli import InFile, InputError, OutFile, run
 from faces.files import write_atomically, write_json
 from faces.images import splits
 from faces.params import Shares, Split, load_params
@@ -21,10 +21,10 @@ TRUSTED, EVEN = 0.8, 0.8  # below this lower limit, above this share of one clas
 
 def main(
     name: Annotated[str, typer.Argument(help="the split in params.yaml: splits")],
-    images: Path,
-    out: Path,
-    groups: Annotated[Path, typer.Option(help="each image's groups: duplicates, or what may be one child's")],
-    facts: Annotated[Path, typer.Option(help="where to write the counts, as JSON")],
+    images: InFile,
+    out: OutFile,
+    groups: Annotated[InFile, typer.Option(help="each image's groups: duplicates, or what may be one child's")],
+    facts: Annotated[OutFile, typer.Option(help="where to write the counts, as JSON")],
 ) -> None:
     """Write each image's subset (and fold), and a Table I of our own beside the paper's."""
     params = load_params()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from faces.cli import InputError, run
+from faces.cli import InFile, InFolder, InputError, OutFile, OutFolder, run
 from faces.files import write_atomically, write_json
 from faces.params import load_params
 from faces.training.recipe import Recipe, RunSpec, on_this_machine, resolve
@@ -39,16 +39,16 @@ class Outcome:
 
 def main(
     name: Annotated[str, typer.Argument(metavar="RUN", help="one of params.yaml's runs, or active")],
-    data: Path,
-    split: Annotated[Path, typer.Argument(help="the split's file, named as the run's split")],
+    data: InFolder,
+    split: Annotated[InFile, typer.Argument(help="the split's file, named as the run's split")],
     *,
-    weights: Annotated[Path, typer.Option(help="folder with resnet34.pth and facts.json")],
-    landmarks: Annotated[Path, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
-    detector: Annotated[Path, typer.Option(help="folder with the network that found them")],
-    out: Annotated[Path, typer.Option(help="folder for model.pt, run.json, timing.json and detector.onnx")],
-    history: Annotated[Path, typer.Option(help="file for the losses and accuracies of each epoch")],
-    finished: Annotated[Path | None, typer.Option(help="folder of finished runs, of which the same is taken")] = None,
-    validation: Annotated[Path | None, typer.Option(help="also write how the validation images fare")] = None,
+    weights: Annotated[InFolder, typer.Option(help="folder with resnet34.pth and facts.json")],
+    landmarks: Annotated[InFile, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
+    detector: Annotated[InFolder, typer.Option(help="folder with the network that found them")],
+    out: Annotated[OutFolder, typer.Option(help="folder for model.pt, run.json, timing.json and detector.onnx")],
+    history: Annotated[OutFile, typer.Option(help="file for the losses and accuracies of each epoch")],
+    finished: Annotated[InFolder | None, typer.Option(help="finished runs, of which the same is taken")] = None,
+    validation: Annotated[OutFile | None, typer.Option(help="also write how the validation images fare")] = None,
 ) -> None:
     """Train a run, or take the finished one that is the same, and write its model, record and history."""
     params = load_params()

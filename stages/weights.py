@@ -5,14 +5,14 @@ import shutil
 from pathlib import Path
 from urllib.error import URLError
 
-from faces.cli import InputError, run
+from faces.cli import InputError, OutFile, run
 from faces.files import file_sha256, write_atomically, write_json
 from faces.params import load_params
 
 DOWNLOADED = Path("downloads/weights.pth")  # where the download goes; a file already there is used instead
 
 
-def main(out_weights: Path, out_facts: Path) -> None:
+def main(out_weights: OutFile, out_facts: OutFile) -> None:
     """Write the weights file and what is known of it."""
     params = load_params()
 

@@ -240,7 +240,6 @@ def test_command(at_once: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     [
         ({"train_images": 10}, "--images 10 is not a multiple of --batch-size 4"),
         ({"contestant": ["keras"]}, "no contestant 'keras'; there are: ours"),
-        ({"weights": Path("missing.pth")}, r"missing\.pth: no such weights file"),
     ],
 )
 def test_wrong_options(at_once: Path, change: dict[str, Any], message: str) -> None:

@@ -59,7 +59,7 @@ def test_a_mistake_names_the_file_and_the_key(
 def test_variants_that_do_not_fit_are_named_before_anything_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = of(good={}, bad={"transforms": {"first_crop": 256}})
     monkeypatch.setattr(sweep, "load_sweep", lambda: wrong)
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: pytest.fail("queued"))
+    monkeypatch.setattr(sweep, "execute", lambda *args, **kwargs: pytest.fail("queued"))
     with pytest.raises(InputError, match=r"sweep.variants.bad.transforms: .*first_crop must be at most crop"):
         sweep.main("queue")
 

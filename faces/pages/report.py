@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from faces.cli import InputError, run
+from faces.cli import InFile, InputError, run
 from faces.evidence import repeats
 from faces.evidence.children import Children
 from faces.evidence.comparison import Comparison
@@ -256,7 +256,7 @@ def _context(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def main(findings: Path) -> None:
+def main(findings: InFile) -> None:
     """Print what a paper's table can come from."""
     print(render("consistency.md", "kaggle", consistency=read_document(Consistency, findings)), end="")
 

@@ -21,10 +21,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated
 
 from tqdm import tqdm
 
-from faces.cli import InputError, run
+from faces.cli import InputError, PathRole, run
 from faces.params import Data, load_params
 from faces.source import kaggle_client, manifest
 from faces.source.archive import Archive, Limits
@@ -34,6 +35,7 @@ METADATA = "dataset-metadata.json"  # the client's name for it
 ATTEMPTS = 5  # in a row without one new byte
 IMPORT = 60.0  # seconds at least for the client's import, which may ask Kaggle about a token
 LONGEST_WAIT = 120.0  # seconds; a server that asks for more is not waited for
+REMEDY = "give the ZIP archive of the dataset (data.dataset in params.yaml), as its page on Kaggle gives it"
 ELSEWHERE = "or fetch the archive another way and run: make repro ARCHIVE=kaggle.zip"
 TOKEN = (
     "get a token at https://www.kaggle.com/settings (API, Generate New Token) and save it as "
@@ -41,12 +43,10 @@ TOKEN = (
 )
 
 
-def main(archive: Path) -> None:
+def main(archive: Annotated[Path, PathRole("file", read=True, remedy=REMEDY)]) -> None:
     """Put ARCHIVE where the download stage looks for data.dataset before it asks Kaggle; checked first."""
     data = load_params().data
     dataset = Dataset(data.dataset)
-    if not archive.is_file():
-        raise InputError(f"{archive}: no such file; give the ZIP archive of {dataset.page}")
     with Archive(archive, Limits(files=data.max_files, bytes=data.max_bytes, ratio=data.max_ratio)) as source:
         images = manifest.arrange(source.listing, str(archive)).images
         digests = {name: hash_of(source.read(path)) for path, name in images.items()}

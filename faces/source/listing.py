@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from faces.cli import InputError
+from faces.cli import InputError, printable
 from faces.naming import LABELS
 
 SUFFIXES = (
@@ -126,11 +126,6 @@ def summary(left_out: Iterable[LeftOut]) -> str:
     if rest := ordered[SHOWN:]:
         parts.append(f"{sum(n for _, n in rest)} more of {len(rest)} kinds")
     return printable(f"{counts.total()}: {', '.join(parts)}")
-
-
-def printable(text: str) -> str:
-    """Return the text with "?" for what a terminal would not show, or would obey."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _where(folder: str) -> str:

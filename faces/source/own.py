@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from faces.cli import InputError
-from faces.source.listing import BROKEN_LINK, FOLDER_LINK, SPECIAL, check_names, list_folder, printable
+from faces.cli import InputError, printable
+from faces.source.listing import BROKEN_LINK, FOLDER_LINK, SPECIAL, check_names, list_folder
 
 
 def project() -> Path:

@@ -171,7 +171,7 @@ def test_what_is_behind_is_named(
     monkeypatch.chdir(tmp_path / "clone")
     change(Path())
     commit(Path())
-    assert freshness.main() == bool(expected)
+    assert freshness.report("HEAD") == bool(expected)
     said = dict(line.strip().split(": ", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
     assert said.keys() == expected.keys()
     for name, reason in expected.items():
