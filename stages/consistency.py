@@ -1,12 +1,17 @@
 """Check the paper's results table against itself: which confusion matrices can each row come from?"""
 
-from faces.cli import InFile, OutFile, run
+from pathlib import Path
+from typing import Annotated
+
+from faces.cli import OutFile, PathRole, run
 from faces.evidence.consistency import check
 from faces.evidence.paper import load_paper
 from faces.files import write_json
 
+TABLE = PathRole("file", read=True, remedy="give the YAML file of a paper's table")
 
-def main(paper: InFile, out: OutFile) -> None:
+
+def main(paper: Annotated[Path, TABLE], out: OutFile) -> None:
     """Write what each row of a paper's table can and cannot come from."""
     write_json(out, check(load_paper(paper)).model_dump())
 

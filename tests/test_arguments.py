@@ -318,7 +318,9 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 
 def test_the_queue_without_git(tmp_path: Path) -> None:
     """What another program says is told in one line, too."""
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "faces").mkdir()
+    for name in ("params.yaml", "faces/sweep.yaml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
     for path, says in (
         (os.environ["PATH"], "dvc exp list -A --name-only failed: "),

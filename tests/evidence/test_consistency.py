@@ -286,7 +286,7 @@ def test_the_command_without_a_table_exits_with_one_line(tmp_path: Path) -> None
         capture_output=True, text=True, cwd=ROOT, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == "error: absent.yaml not found; give the YAML file of a paper's table\n"
+    assert done.stderr == "error: absent.yaml is not there; give the YAML file of a paper's table\n"
 
 
 def test_counts_in_words() -> None:
