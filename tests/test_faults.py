@@ -306,7 +306,7 @@ def test_parameters_that_are_no_yaml(project: Path) -> None:
 
 def test_a_run_that_no_parameter_names(project: Path) -> None:
     line = stage("train", WORDS["train"].replace("trial1 data", "trial9 data"))
-    known = "active, improved, improved-split2, trial1, trial2, trial3"  # as YAML sorts them there
+    known = "active, improved, improved-children1, improved-split2, trial1, trial2, trial3"  # as YAML sorts them there
     assert line == f"error: params.yaml: no run is named 'trial9'; there are: {known}"
 
 
