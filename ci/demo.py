@@ -15,6 +15,9 @@ import typer
 import yaml
 
 from faces.cli import InputError, OutFolder, run
+from faces.evidence.documents import RunMetrics, read_document
+from faces.pages.markdown import table
+from faces.params import load_params
 
 SHARED: dict[str, Any] = {  # by all recipes: small pictures, few epochs
     "freeze": "layer2",
@@ -122,6 +125,15 @@ def reproduce(target: Path, *arguments: str) -> None:
     _run(target, sys.executable, "-m", "dvc", "repro", *arguments)
 
 
+def summary(folder: Path) -> str:
+    """Return a short table of the compared runs on the test images of a project that has been run."""
+    compared = load_params(folder / "params.yaml").compared
+    found = {name: read_document(RunMetrics, folder / f"metrics/runs/{name}.json").metrics for name in compared}
+    header = ("run", "accuracy", "AUROC", "test images")
+    rows = [(name, m["accuracy"].percent, m["auroc"].decimal, m["accuracy"].n) for name, m in found.items()]
+    return table(header, rows)
+
+
 def remove_earlier(folder: Path, mark: Path) -> None:
     """Delete a folder that an earlier call of a command has made, as a file in it shows; InputError for any other."""
     if folder.exists():
@@ -150,8 +162,8 @@ def main(folder: Annotated[OutFolder, typer.Argument(help="made, or made again i
     except subprocess.CalledProcessError as error:
         raise typer.Exit(error.returncode) from None  # the command has said why
     print()
-    print((folder / "metrics/comparison.md").read_text(encoding="utf-8"))
-    print(f"All of it, on drawn faces: {folder}/reports/index.html   Figures: {folder}/plots/figures")
+    print(summary(folder))
+    print(f"\nDrawn faces: the numbers mean nothing. All pages and figures: {folder}/reports/index.html")
     if git:
         print(f"\nNext, in {folder} (cd {folder}; . {Path(sys.prefix) / 'bin/activate'}):\n{NEXT}")
 

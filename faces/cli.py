@@ -91,9 +91,11 @@ class PathRole:
             place = path
         elif self.read:
             raise InputError(f"{path} is not there; {self.remedy}")
-        else:
+        elif self.written:
             place = _nearest_folder(path)
             _require(place, os.W_OK | os.X_OK)
+        else:
+            return
         if self.written and not _is_device(path) and not shutil.disk_usage(place).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

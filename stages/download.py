@@ -22,7 +22,7 @@ from faces.source.listing import summary
 SYNCS = 16  # at once: file systems write the journal once for all of them (on a busy disk 2 s, not 30)
 
 
-def main(source: Annotated[Path, PathRole("link", read=True)], images: OutFolder, data: OutFolder) -> None:
+def main(source: Annotated[Path, PathRole("link")], images: OutFolder, data: OutFolder) -> None:
     """Write IMAGES/down_syndrome, IMAGES/healthy and IMAGES.sha256, as `data` in params.yaml says; all or nothing.
 
     SOURCE is the link to one's own folder or archive that stages/source.py made. DATA is where DVC imports IMAGES
@@ -35,6 +35,8 @@ def main(source: Annotated[Path, PathRole("link", read=True)], images: OutFolder
         elif params.data.kind == "sample":
             from_sample(params.data, params.sample.images_per_class, work / "images", work / "drawn")
         else:
+            if not source.is_symlink():
+                raise InputError(f"{source} is not the link that stage source makes; run `dvc repro`")
             from_path(params.data, source.readlink(), work / "images")
         publish(work, images, data)
 

@@ -15,7 +15,7 @@ import pandas as pd
 import typer
 
 from faces.cli import InFile, InFolder, InputError, OutFile, OutFolder, run
-from faces.files import write_atomically, write_json
+from faces.files import replaced, write_atomically, write_json
 from faces.naming import LABELS
 from faces.params import load_params
 
@@ -82,7 +82,8 @@ def main(
 
     write_json(metrics, document.model_dump())
     draw(plots, document, averages, middle, y_true)
-    write_gallery(gallery, active.facts, test, photos, y_score, maps)
+    with replaced(gallery) as new:
+        write_gallery(new, active.facts, test, photos, y_score, maps)
 
 
 def _photos(trained: "TrainedRun", data: Path, test: pd.DataFrame, landmarks: Path) -> Pixels:

@@ -6,7 +6,7 @@ from urllib.error import URLError
 
 from faces.children.networks import SFACE
 from faces.cli import InputError, OutFolder, run
-from faces.files import file_sha256, write_json
+from faces.files import file_sha256, replaced, write_json
 from faces.images.yunet import YUNET, Network
 from faces.params import load_params
 
@@ -15,8 +15,14 @@ DOWNLOADS = Path("downloads")  # where the downloads go; a file already there is
 
 def main(out: OutFolder) -> None:
     """Write the two files into a folder, and what they are; with `networks.source: none` no face is looked for."""
-    source = load_params().networks.source
-    facts: dict[str, str] = {"source": source}
+    with replaced(out) as folder:
+        facts = fetch(folder, load_params().networks.source)
+    print("networks: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
+
+
+def fetch(folder: Path, source: str) -> dict[str, str]:
+    """Write the networks of a source, and facts.json, into a folder; return the facts."""
+    facts = {"source": source}
     for network in (YUNET, SFACE) if source == "opencv-zoo" else ():
         downloaded = DOWNLOADS / network.file
         if not downloaded.exists():
@@ -27,11 +33,10 @@ def main(out: OutFolder) -> None:
                 f"{downloaded} has SHA-256 {sha256}, not {network.sha256}; "
                 "delete it and run again, or place the zoo's own file there"
             )
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(downloaded, out / network.name)
+        shutil.copyfile(downloaded, folder / network.name)
         facts[network.name] = sha256
-    write_json(out / "facts.json", facts)
-    print("networks: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
+    write_json(folder / "facts.json", facts)
+    return facts
 
 
 def _download(network: Network, target: Path) -> None:

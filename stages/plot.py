@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from faces.cli import InFolder, OutFolder, run
 from faces.evidence.children import Children, Recipe
 from faces.evidence.documents import RunMetrics, read_document
-from faces.files import write_atomically
+from faces.files import replaced, write_atomically
 from faces.pages import figures
 from faces.pages.children import recall_by_similarity
 from faces.params import load_params
@@ -56,8 +56,9 @@ def main(
     pictures |= {f"children_{recipe}": _recall(recipe, found, seen) for recipe, found in seen.recipes.items()}
     for name, one in drawn.items():
         pictures |= {f"{kind}_{name}": figure for kind, figure in _alone(one).items()}
-    for name, figure in pictures.items():
-        figures.save(figure, out_figures / f"{name}.png")
+    with replaced(out_figures) as new:
+        for name, figure in pictures.items():
+            figures.save(figure, new / f"{name}.png")
     for name, table in together(compared).items():
         write_atomically(out_compared / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 import yaml
@@ -33,7 +34,7 @@ SMALL = demo.overlay(
 YEARS = 10 * 365 * 24 * 3600
 WORDS = {  # the command lines of dvc.yaml
     "audit": "data weights/resnet34.pth --images audit/images.csv --sheet metrics/data.json",
-    "split": "seed1 audit/images.csv split/seed1.csv --facts metrics/splits/seed1.json",
+    "split": "seed1 audit/images.csv split/seed1.csv --groups metrics/groups.csv --facts metrics/splits/seed1.json",
     "train": "trial1 data split/seed1.csv --weights weights "
     "--out models/runs/trial1 --history plots/history/trial1.csv",
     "source": "downloads/source",
@@ -98,7 +99,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("FACES_CACHE", str(root / "cache"))
-        for name in ("audit", "split", "train"):
+        assert stage("audit") is None
+        groups = pd.read_csv("audit/images.csv").rename(columns={"group": "duplicates"})
+        groups[["path", "duplicates"]].to_csv("metrics/groups.csv", index=False)
+        for name in ("split", "train"):
             assert stage(name) is None
     return root
 
@@ -302,7 +306,7 @@ def test_parameters_that_are_no_yaml(project: Path) -> None:
 
 def test_a_run_that_no_parameter_names(project: Path) -> None:
     line = stage("train", WORDS["train"].replace("trial1 data", "trial9 data"))
-    known = "active, improved, improved-split2, trial1, trial2, trial3"  # as YAML sorts them there
+    known = "active, improved, improved-children1, improved-split2, trial1, trial2, trial3"  # as YAML sorts them there
     assert line == f"error: params.yaml: no run is named 'trial9'; there are: {known}"
 
 

@@ -41,7 +41,7 @@ def runs(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def draw(runs: Path, out: str = "out") -> dict[str, bytes]:
     plot.main(runs / "metrics", runs / "plots", runs / out / "figures", runs / out / "compared")
-    return {path.name: path.read_bytes() for path in (runs / out / "figures").iterdir()}
+    return {path.name: path.read_bytes() for path in (runs / out / "figures").glob("*.png")}
 
 
 def keep(*names: str) -> None:

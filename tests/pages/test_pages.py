@@ -239,7 +239,9 @@ def test_splits_say_what_is_off_and_what_the_folds_are() -> None:
     facts: dict[str, Any] = drawn_runs.split_facts("kaggle", 60, 1)
     facts["off_paper"] = [{"label": "healthy", "subset": "train", "wanted": 1053, "is": 1052}]
     facts["folds"] = {"4": {"down_syndrome": 20, "healthy": 21, "n": 41, "share": 0.2, "groups": 40}}
+    facts["warnings"] = ["6 test images of the class healthy: even if all were right, the interval reaches to 61%"]
     page = render("splits.md", "kaggle", splits={"papers": facts})
+    assert f"- papers: {facts['warnings'][0]}." in flat(page)
     assert "- papers, train, healthy: 1052 images, 1053 in the paper." in page
     assert ["papers", "4", "20", "21", "41", "40"] in rows(page)
 
