@@ -12,8 +12,8 @@ PIN := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --gene
 # Not every shell expands the ~ of NAME=~/file
 home = case "$$$(1)" in "~/"*) $(1)="$$HOME/$${$(1)\#??}";; esac
 
-.PHONY: help install develop demo repro trials sweep show plots gate comment freshness readme test test-slow soak \
-	benchmark check requirements clean python git scm
+.PHONY: help install develop demo repro trials sweep show plots gate comment freshness readme costs test test-slow \
+	soak benchmark check requirements clean python git scm
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -74,6 +74,9 @@ freshness: install git  ## does dvc.lock match the code and the parameters?
 
 readme: install  ## put the metrics into the README's table
 	python -m ci.readme README.md metrics
+
+costs: install  ## put what a change of each parameter costs into docs/experiments.md
+	python -m ci.costs docs/experiments.md
 
 test: develop  ## the test suite, under 5 minutes on 2 cores
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m 'not slow'

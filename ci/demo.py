@@ -47,7 +47,7 @@ SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
             "freeze": "layer2",
             "max_epochs": 6,
             "patience": 6,
-            "transforms": {"first_crop": 48, "crop": 64, "evaluation_crop": 72},
+            "transforms": {"resize": 72, "final_epochs": 2, "first_crop": 48, "crop": 64},
         },
     },
     "runs": {

@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import reduce
 from graphlib import TopologicalSorter
+from operator import getitem
 from pathlib import Path
 
 import pytest
+import yaml
 from pipeline import READ_ONLY_PARAMETERS, Stage, imported, imports, parameters_read, recorded_reads, stages
 
-from ci import demo
+from ci import costs, demo
 from ci.soak import MEASURED
 
 STAGES = stages()
@@ -164,6 +167,36 @@ def test_dvc_status_names_each_stage_whose_module_has_changed(sample: Path, monk
         said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert {name for name, modules in used.items() if "faces/training/loop.py" in modules} <= said.keys()
     assert not said.keys() & {"plot", "report", "compare", "split@seed1", "download"}
+
+
+def test_dvc_status_names_the_stages_that_the_table_of_costs_says(
+    sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(sample)
+    path = Path("params.yaml")
+    before = path.read_text(encoding="utf-8")
+    known = costs.read_stages()
+    try:
+        for key, value in {
+            "launch": "python -B",
+            "audit.max_pixels": 119000000,
+            "splits.children1.seed": 2,
+            "recipes.improved.batch_size": 8,
+            "train.split": "seed2",
+            "model": "trial1",
+            "evaluate.recall": 0.97,
+        }.items():
+            params = yaml.safe_load(before)
+            *sections, name = key.split(".")
+            reduce(getitem, sections, params)[name] = value
+            path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+            with Repo(".") as repo:
+                said = repo.status()
+            assert said.keys() == costs.runs_again(known, key)[0], key
+    finally:
+        path.write_text(before, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from faces.cli import InputError
+
 WIDTH = 100  # of lines; a table's rows may be longer
 NUMBER = re.compile(r"[*(]*[-+]?\d")  # how the cells of a column of numbers begin
 UNBROKEN = re.compile(r"\(?-?[\d.]+ to -?[\d.]+\)?|\b\d+ (?:min|h|s)\b|\btrial \d")  # kept on one line of HTML
@@ -32,6 +34,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     aligned = ["right" if _numbers(column) else "left" for column in columns]
     frame = pd.DataFrame(cells, columns=[name.replace("|", "\\|") for name in header])
     return frame.to_markdown(index=False, disable_numparse=True, colalign=aligned if cells else None)
+
+
+def replaced(name: str, text: str, marks: tuple[str, str], block: str) -> str:
+    """Return a page with what is between its two marks replaced by a block, which ends with a newline.
+
+    name: the page's, for the error. Errors: InputError if the marks are not there, once each.
+    """
+    start, end = marks
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise InputError(f"{name} needs the line {start} and after it the line {end}, once each")
+    return f"{text.partition(start)[0]}{start}\n{block}{end}{text.partition(end)[2]}"
 
 
 def _numbers(column: Sequence[str]) -> bool:

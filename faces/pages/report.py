@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from faces.cli import InFile, InputError, run
+from faces.cli import InFile, run
 from faces.evidence import repeats
 from faces.evidence.children import Children
 from faces.evidence.comparison import Comparison
@@ -25,7 +25,7 @@ from faces.evidence.labels import LabelNoise
 from faces.evidence.repeats import Repeats
 from faces.evidence.seeds import Seeds
 from faces.pages import sentences, tables
-from faces.pages.markdown import filled, mark, marked, shifted, to_html
+from faces.pages.markdown import filled, mark, marked, replaced, shifted, to_html
 
 TEMPLATES = Path(__file__).parent / "templates"
 README_MARKS = ("<!-- results -->", "<!-- /results -->")
@@ -231,13 +231,8 @@ def caption(evidence: Evidence) -> str:
 
 def readme(text: str, evidence: Evidence) -> str:
     """Return README.md with the text between its two marks replaced by the results."""
-    start, end = README_MARKS
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise InputError(f"README.md needs the line {start} and after it the line {end}, once each")
-    before, rest = text.split(start)
-    after = rest.split(end)[1]
     results = tables.results(evidence.comparison, evidence.runs, evidence.seeds, evidence.repeats)
-    return f"{before}{start}\n{results}\n\n{caption(evidence)}{end}{after}"
+    return replaced("README.md", text, README_MARKS, f"{results}\n\n{caption(evidence)}")
 
 
 def data_uri(png: bytes) -> str:

@@ -220,6 +220,15 @@ def test_planted_children_are_found_and_the_numbers_say_so(tmp_path: Path, monke
     assert len(linkages) == 30
 
 
+def test_how_results_are_evaluated_changes_no_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it trains no run again: the splits depend on the groups (ci/costs.py says so of the costs)."""
+    run(tmp_path, monkeypatch)
+    before = Path("groups.csv").read_bytes(), Path("groups.json").read_bytes()
+    run(tmp_path, monkeypatch, evaluate={"confidence": 0.9, "resamples": 50, "seed": 2, "recall": 0.9})
+    assert Path("groups.csv").read_bytes() == before[0]
+    assert Path("groups.json").read_bytes() != before[1]
+
+
 def test_file_names_without_numbers_leave_the_estimates_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "file_numbers", lambda paths: np.full(len(paths), np.nan))
     _, facts = run(tmp_path, monkeypatch)
