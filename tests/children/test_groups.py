@@ -224,7 +224,7 @@ def test_how_results_are_evaluated_changes_no_group(tmp_path: Path, monkeypatch:
     """So that it trains no run again: the splits depend on the groups (ci/costs.py says so of the costs)."""
     run(tmp_path, monkeypatch)
     before = Path("groups.csv").read_bytes(), Path("groups.json").read_bytes()
-    run(tmp_path, monkeypatch, evaluate={"confidence": 0.9, "resamples": 50, "seed": 2, "recall": 0.9})
+    run(tmp_path, monkeypatch, evaluate={"confidence": 0.9, "resamples": 200, "seed": 2, "recall": 0.9})
     assert Path("groups.csv").read_bytes() == before[0]
     assert Path("groups.json").read_bytes() != before[1]
 
