@@ -11,10 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import typer
 from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,7 +34,10 @@ SIDE = 2048  # of the square matrices
 REPEATS = 5
 
 
-def main(precision: Literal["bf16", "fp32"] = "bf16", batch_size: int = 64) -> None:
+def main(
+    precision: Annotated[Literal["bf16", "fp32"], typer.Option(help="of the network's matrix work")] = "bf16",
+    batch_size: Annotated[int, typer.Option(min=2, help="images that the trained tail takes at once")] = 64,
+) -> None:
     """Print milliseconds per image (median of the repetitions) and the share of the matrix rate, step by step."""
     sizes = resolve(load_params(), ACTIVE).recipe.transforms
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -28,7 +28,7 @@ def main(
     gate: Annotated[InFile, typer.Argument(help="the gate's table, as Markdown")],
     out: Annotated[OutFolder, typer.Argument(help="folder to write comment.md and curves/*.svg into")],
     repository: Annotated[str, typer.Option(envvar="GITHUB_REPOSITORY", help="OWNER/NAME on GitHub")],
-    server: Annotated[str, typer.Option(envvar="GITHUB_SERVER_URL")] = "https://github.com",
+    server: Annotated[str, typer.Option(envvar="GITHUB_SERVER_URL", help="where GitHub is")] = "https://github.com",
     run_id: Annotated[str | None, typer.Option(envvar="GITHUB_RUN_ID", help="whose artifact holds OUT")] = None,
     event: Annotated[InFile | None, typer.Option(envvar="GITHUB_EVENT_PATH", help="JSON of the pull request")] = None,
 ) -> None:

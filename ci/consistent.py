@@ -179,7 +179,10 @@ def _judge_runs(reruns: dict[str, Rerun], measured: list[changes.Spreads], param
 
 
 def main(revision: Annotated[str, typer.Argument(help="the committed results")] = "HEAD") -> None:
-    """Print in which way the machine differs, and in the last line whether the results are consistent."""
+    """Print in which way the machine differs, and in the last line whether the results are consistent.
+
+    Example: python -m ci.consistent HEAD~1
+    """
     try:
         findings = consistent(git_revision(revision), working_tree(Path.cwd()), load_params())
     except InputError as error:

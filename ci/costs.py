@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from faces.cli import run
+from faces.cli import ChangedFile, run
 from faces.pages import markdown
 
 MARKS = ("<!-- costs -->", "<!-- /costs -->")
@@ -200,7 +200,7 @@ def page(text: str) -> str:
 
 
 def main(
-    file: Annotated[Path, typer.Argument(help="the page with the marks <!-- costs --> and <!-- /costs -->")],
+    file: Annotated[ChangedFile, typer.Argument(help="the page with the marks <!-- costs --> and <!-- /costs -->")],
 ) -> None:
     """Put what a change of each section of params.yaml costs between the marks of a page."""
     file.write_text(page(file.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")

@@ -144,7 +144,10 @@ def main(
     json_file: Annotated[OutFileOrDevice | None, typer.Option("--json", help="also write it as JSON")] = None,
     markdown_file: Annotated[OutFileOrDevice | None, typer.Option("--markdown", help="also write the table")] = None,
 ) -> None:
-    """Compare the working tree's metrics with those of BASE."""
+    """Compare the working tree's metrics with those of BASE: is anything worse, beyond chance?
+
+    Example: python -m ci.gate main --markdown .gate/gate.md
+    """
     for file, start in ((json_file, JSON_BEGINS), (markdown_file, MARKDOWN_BEGINS)):
         if file is not None:
             check_output(file, begins_with(start.encode()))

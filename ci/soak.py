@@ -24,9 +24,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
+import typer
 import yaml
 
 from ci import demo
@@ -172,7 +173,11 @@ def survive(project: Project, rng: random.Random, tally: Tally, kills: int, seco
         tally.checkpoints += hit != BETWEEN and any((project.root / ".cache/checkpoints").glob("*.pt"))
 
 
-def main(folder: OutFolder, kills: int = 100, seed: int = 1) -> None:
+def main(
+    folder: Annotated[OutFolder, typer.Argument(help="to work in; what is in it is deleted")],
+    kills: Annotated[int, typer.Option(help="how often to kill")] = 100,
+    seed: Annotated[int, typer.Option(help="of the moments")] = 1,
+) -> None:
     """Print one line for each finished run, and at the end (Ctrl-C too) the kills of each stage."""
     folder = folder.resolve()
     original = folder / "original"

@@ -84,7 +84,10 @@ def main(
         typer.Option(help="folder with model.pt, run.json, threshold.json", show_default="models/runs/improved"),
     ] = MODEL,
 ) -> None:
-    """Write a trained model as ONNX, once it agrees with PyTorch."""
+    """Write a trained model as ONNX, once it agrees with PyTorch.
+
+    Example: python -m faces.export improved.onnx --model models/runs/improved
+    """
     check_output(out, made_here)
 
     import onnx

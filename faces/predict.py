@@ -185,7 +185,10 @@ def main(
     format: Annotated[Literal["csv", "jsonl"], typer.Option(help="of the output")] = "csv",
     output: Annotated[OutFileOrDevice | None, typer.Option(help="file to write instead of stdout")] = None,
 ) -> None:
-    """Score images: probability of Down syndrome and decision, or why a file could not be read."""
+    """Score images: probability of Down syndrome and decision, or why a file could not be read.
+
+    Example: python -m faces.predict photographs --output scores.csv
+    """
     print(NOTICE, file=sys.stderr)
     if output is not None:
         check_output(output, made_here)

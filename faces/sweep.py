@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import typer
 from pydantic import Field
 
 from faces.cli import InputError, execute, run
@@ -37,8 +38,13 @@ def load_sweep() -> Sweep:
     return load(Sweep, Path("faces/sweep.yaml"))
 
 
-def main(action: Literal["queue", "table"]) -> None:
-    """Queue the experiments of the sweep, or print their table."""
+def main(
+    action: Annotated[Literal["queue", "table"], typer.Argument(help="queue the experiments, or print their table")],
+) -> None:
+    """Queue the experiments of the sweep, or print their table.
+
+    Example: python -m faces.sweep queue
+    """
     params, sweep = load_params(), load_sweep()
     if action == "queue":
         for name in sweep.variants:

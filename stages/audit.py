@@ -30,8 +30,8 @@ Pixels = NDArray[np.uint8]
 
 
 def main(
-    data: InFolder,
-    weights: InFile,
+    data: Annotated[InFolder, typer.Argument(help="folder of the images, one folder a class")],
+    weights: Annotated[InFile, typer.Argument(help="the pretrained network, whose features tell near duplicates")],
     out_images: Annotated[OutFile, typer.Option("--images", help="where to write the table of images, as CSV")],
     out_sheet: Annotated[OutFile, typer.Option("--sheet", help="where to write the data sheet, as JSON")],
 ) -> None:

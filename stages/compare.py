@@ -16,9 +16,9 @@ from faces.params import load_params
 
 
 def main(
-    metrics: InFolder,
-    predictions: InFolder,
-    paper: InFile,
+    metrics: Annotated[InFolder, typer.Argument(help="folder with NAME.json for each run")],
+    predictions: Annotated[InFolder, typer.Argument(help="folder with NAME.csv for each run")],
+    paper: Annotated[InFile, typer.Argument(help="the paper's figures, paper.yaml")],
     seeds: Annotated[InFile, typer.Option(help="what stage seeds found")],
     out: Annotated[OutFile, typer.Option(help="where to write the comparison, without .json and .csv")],
     headline: Annotated[OutFile, typer.Option(help="where to write the few numbers of params.yaml's model")],

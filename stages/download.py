@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from faces.cli import InputError, OutFolder, PathRole, printable, run
 from faces.files import write_atomically
 from faces.params import Data, load_params
@@ -22,7 +24,13 @@ from faces.source.listing import summary
 SYNCS = 16  # at once: file systems write the journal once for all of them (on a busy disk 2 s, not 30)
 
 
-def main(source: Annotated[Path, PathRole("link")], images: OutFolder, data: OutFolder) -> None:
+def main(
+    source: Annotated[
+        Path, PathRole("link"), typer.Argument(help="the link to one's own images that the stage source made")
+    ],
+    images: Annotated[OutFolder, typer.Argument(help="folder to write the images into")],
+    data: Annotated[OutFolder, typer.Argument(help="where DVC imports that folder to")],
+) -> None:
     """Write IMAGES/down_syndrome, IMAGES/healthy and IMAGES.sha256, as `data` in params.yaml says; all or nothing.
 
     SOURCE is the link to one's own folder or archive that stages/source.py made. DATA is where DVC imports IMAGES

@@ -30,9 +30,9 @@ LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 1.0)
 
 
 def main(
-    data: InFolder,
-    images: InFile,
-    networks: InFolder,
+    data: Annotated[InFolder, typer.Argument(help="folder of the images, one folder a class")],
+    images: Annotated[InFile, typer.Argument(help="the audit's table of images")],
+    networks: Annotated[InFolder, typer.Argument(help="folder with the networks that find and embed faces")],
     embeddings: Annotated[OutFile, typer.Option(help="where to write embeddings [N, 128], float32; no face: zeros")],
     landmarks: Annotated[OutFile, typer.Option(help="where to write boxes and landmarks, one row an image, as CSV")],
     facts: Annotated[OutFile, typer.Option(help="where to write the counts, as JSON")],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main(
     name: Annotated[str, typer.Argument(metavar="RUN", help="one of params.yaml's runs, or active")],
-    data: InFolder,
+    data: Annotated[InFolder, typer.Argument(help="folder of the images, one folder a class")],
     split: Annotated[InFile, typer.Argument(help="the file of the split that the run was trained on")],
     *,
     landmarks: Annotated[InFile, typer.Option(help="the faces' landmarks, by which a recipe may align them")],

@@ -32,7 +32,7 @@ Labels = npt.NDArray[np.int64]
 
 
 def main(
-    data: InFolder,
+    data: Annotated[InFolder, typer.Argument(help="folder of the images, one folder a class")],
     split: Annotated[InFile, typer.Argument(help="the file of the split that the active run was trained on")],
     *,
     landmarks: Annotated[InFile, typer.Option(help="the faces' landmarks, by which a recipe may align them")],

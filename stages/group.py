@@ -20,9 +20,9 @@ SETTINGS = ("children", "strict")
 
 
 def main(
-    images: InFile,
-    embeddings: InFile,
-    landmarks: InFile,
+    images: Annotated[InFile, typer.Argument(help="the audit's table of images")],
+    embeddings: Annotated[InFile, typer.Argument(help="the faces' embeddings")],
+    landmarks: Annotated[InFile, typer.Argument(help="the faces' boxes and landmarks")],
     groups: Annotated[OutFile, typer.Option(help="where to write each image's groups by file name, as CSV")],
     facts: Annotated[OutFile, typer.Option(help="where to write counts, distributions and estimates, as JSON")],
 ) -> None:

@@ -16,9 +16,9 @@ from faces.params import load_params
 
 
 def main(
-    groups: InFile,
-    embeddings: InFile,
-    landmarks: InFile,
+    groups: Annotated[InFile, typer.Argument(help="each image's groups")],
+    embeddings: Annotated[InFile, typer.Argument(help="the faces' embeddings")],
+    landmarks: Annotated[InFile, typer.Argument(help="the faces' boxes and landmarks")],
     predictions: Annotated[InFolder, typer.Option(help="folder with NAME.csv for each run")],
     out: Annotated[OutFile, typer.Option(help="where to write the findings, as JSON")],
 ) -> None:

@@ -2,7 +2,10 @@
 
 import shutil
 from pathlib import Path
+from typing import Annotated
 from urllib.error import URLError
+
+import typer
 
 from faces.children.networks import SFACE
 from faces.cli import InputError, OutFolder, run
@@ -13,7 +16,9 @@ from faces.params import load_params
 DOWNLOADS = Path("downloads")  # where the downloads go; a file already there is used instead
 
 
-def main(out: OutFolder) -> None:
+def main(
+    out: Annotated[OutFolder, typer.Argument(help="folder to write the networks into")],
+) -> None:
     """Write the two files into a folder, and what they are; with `networks.source: none` no face is looked for."""
     with replaced(out) as folder:
         facts = fetch(folder, load_params().networks.source)

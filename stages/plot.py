@@ -33,8 +33,8 @@ class Run:
 
 
 def main(
-    metrics: InFolder,
-    plots: InFolder,
+    metrics: Annotated[InFolder, typer.Argument(help="folder of the metrics")],
+    plots: Annotated[InFolder, typer.Argument(help="folder of histories and curves")],
     out_figures: Annotated[OutFolder, typer.Option("--figures", help="folder of the pictures")],
     out_compared: Annotated[OutFolder, typer.Option("--compared", help="folder of the tables for `dvc plots`")],
 ) -> None:

@@ -16,9 +16,9 @@ from faces.params import load_params
 
 
 def main(
-    data: InFolder,
-    images: InFile,
-    split: InFile,
+    data: Annotated[InFolder, typer.Argument(help="folder of the images, one folder a class")],
+    images: Annotated[InFile, typer.Argument(help="the audit's table of images")],
+    split: Annotated[InFile, typer.Argument(help="the file of the split on which runs are compared")],
     landmarks: Annotated[InFile, typer.Option(help="the faces' landmarks, by which a recipe may align them")],
     metrics: Annotated[InFolder, typer.Option(help="folder with NAME.json for each run")],
     predictions: Annotated[InFolder, typer.Option(help="folder with NAME.csv for each run")],

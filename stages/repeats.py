@@ -1,5 +1,9 @@
 """Put each recipe's results on several splits together: spread, intervals, images always taken for the other class."""
 
+from typing import Annotated
+
+import typer
+
 from faces.cli import InFolder, OutFile, run
 from faces.evidence.documents import RunMetrics, read_document
 from faces.evidence.metrics import read_predictions
@@ -8,7 +12,11 @@ from faces.files import write_json
 from faces.params import load_params
 
 
-def main(metrics: InFolder, predictions: InFolder, out: OutFile) -> None:
+def main(
+    metrics: Annotated[InFolder, typer.Argument(help="folder with NAME.json for each run")],
+    predictions: Annotated[InFolder, typer.Argument(help="folder with NAME.csv for each run")],
+    out: Annotated[OutFile, typer.Argument(help="where to write the summary, as JSON")],
+) -> None:
     """Summarise each recipe that params.yaml runs on several splits with the same seed.
 
     metrics and predictions: folders with NAME.json and NAME.csv for each run.

@@ -17,9 +17,9 @@ from faces.params import load_params
 
 
 def main(
-    metrics: ChangedFolder,
-    models: InFolder,
-    plots: InFolder,
+    metrics: Annotated[ChangedFolder, typer.Argument(help="folder of the metrics")],
+    models: Annotated[InFolder, typer.Argument(help="folder with NAME/timing.json for each run")],
+    plots: Annotated[InFolder, typer.Argument(help="folder with the pictures")],
     reports: Annotated[OutFolder, typer.Option(help="where to write index.html and tables.md")],
     card: Annotated[OutFile, typer.Option(help="where to write the model card")],
 ) -> None:

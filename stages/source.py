@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from faces.cli import InputError, PathRole, run
 from faces.files import write_atomically
 from faces.params import load_params
 from faces.source import own
 
 
-def main(link: Annotated[Path, PathRole("link", written=True)]) -> None:
+def main(
+    link: Annotated[Path, PathRole("link", written=True), typer.Argument(help="the link to make")],
+) -> None:
     """Make LINK lead to one's own folder or archive, or be a file with the word kaggle or sample; LINK.txt says which.
 
     DVC follows the link: what lies behind it is a dependency of the download, wherever it is.

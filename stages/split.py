@@ -21,8 +21,8 @@ TRUSTED, EVEN = 0.8, 0.8  # below this lower limit, above this share of one clas
 
 def main(
     name: Annotated[str, typer.Argument(help="the split in params.yaml: splits")],
-    images: InFile,
-    out: OutFile,
+    images: Annotated[InFile, typer.Argument(help="the audit's table of images")],
+    out: Annotated[OutFile, typer.Argument(help="where to write each image's subset, as CSV")],
     groups: Annotated[InFile, typer.Option(help="each image's groups: duplicates, or what may be one child's")],
     facts: Annotated[OutFile, typer.Option(help="where to write the counts, as JSON")],
 ) -> None:

@@ -39,7 +39,7 @@ class Outcome:
 
 def main(
     name: Annotated[str, typer.Argument(metavar="RUN", help="one of params.yaml's runs, or active")],
-    data: InFolder,
+    data: Annotated[InFolder, typer.Argument(help="folder of the images, one folder a class")],
     split: Annotated[InFile, typer.Argument(help="the split's file, named as the run's split")],
     *,
     weights: Annotated[InFolder, typer.Option(help="folder with resnet34.pth and facts.json")],

@@ -3,7 +3,10 @@
 import io
 import shutil
 from pathlib import Path
+from typing import Annotated
 from urllib.error import URLError
+
+import typer
 
 from faces.cli import InputError, OutFile, run
 from faces.files import file_sha256, write_atomically, write_json
@@ -12,7 +15,10 @@ from faces.params import load_params
 DOWNLOADED = Path("downloads/weights.pth")  # where the download goes; a file already there is used instead
 
 
-def main(out_weights: OutFile, out_facts: OutFile) -> None:
+def main(
+    out_weights: Annotated[OutFile, typer.Argument(help="where to write the weights")],
+    out_facts: Annotated[OutFile, typer.Argument(help="where to write what is known of them, as JSON")],
+) -> None:
     """Write the weights file and what is known of it."""
     params = load_params()
 

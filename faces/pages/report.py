@@ -10,9 +10,10 @@ import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jinja2
+import typer
 from huggingface_hub import EvalResult, ModelCardData
 
 from faces.cli import InFile, run
@@ -251,7 +252,9 @@ def _context(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def main(findings: InFile) -> None:
+def main(
+    findings: Annotated[InFile, typer.Argument(help="what the stage consistency found, as JSON")],
+) -> None:
     """Print what a paper's table can come from."""
     print(render("consistency.md", "kaggle", consistency=read_document(Consistency, findings)), end="")
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated
 
+import typer
 from tqdm import tqdm
 
 from faces.cli import InputError, PathRole, run
@@ -43,8 +44,15 @@ TOKEN = (
 )
 
 
-def main(archive: Annotated[Path, PathRole("file", read=True, remedy=REMEDY)]) -> None:
-    """Put ARCHIVE where the download stage looks for data.dataset before it asks Kaggle; checked first."""
+def main(
+    archive: Annotated[
+        Path, PathRole("file", read=True, remedy=REMEDY), typer.Argument(help="the ZIP archive, as Kaggle gives it")
+    ],
+) -> None:
+    """Put ARCHIVE where the download stage looks for data.dataset before it asks Kaggle; checked first.
+
+    Example: python -m faces.source.kaggle_dataset ~/Downloads/archive.zip
+    """
     data = load_params().data
     dataset = Dataset(data.dataset)
     with Archive(archive, Limits(files=data.max_files, bytes=data.max_bytes, ratio=data.max_ratio)) as source:
