@@ -119,6 +119,25 @@ def test_no_weights_and_no_torch_file(tmp_path: Path) -> None:
         model.read_state_dict(tmp_path / "text.pth")
 
 
+class RunsCode:
+    """What a pickle makes by calling a function when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_file_of_weights_is_not_run(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": RunsCode(tmp_path / "has run")}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match="not a file of weights that can be loaded safely"):
+        model.read_state_dict(tmp_path / "weights.pth")
+    assert not (tmp_path / "has run").exists()
+    torch.load(tmp_path / "weights.pth", weights_only=False)
+    assert (tmp_path / "has run").exists()  # read otherwise, it would have been
+
+
 @pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("... can't allocate memory ..."), OSError(12, "no")])
 def test_too_little_memory_is_not_the_files_fault(
     weights: Path, fault: Exception, monkeypatch: pytest.MonkeyPatch
