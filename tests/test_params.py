@@ -183,7 +183,7 @@ def test_a_missing_hyperparameter_is_named(tmp_path: Path) -> None:
 
 
 def test_layers_that_do_not_go_together_are_refused_before_training(tmp_path: Path) -> None:
-    values = overlay(COMMITTED, {"recipes": {"improved": {"transforms": {"crop": 96}}}})  # first_crop is 112
+    values = overlay(COMMITTED, {"recipes": {"improved": {"transforms": {"crop": 96}}}})  # first_crop is larger
     with pytest.raises(InputError, match=r"runs.improved.transforms: .*first_crop must be at most crop"):
         load(tmp_path, values)
 
