@@ -47,6 +47,7 @@ SAMPLE: dict[str, Any] = {  # laid over params.yaml: drawn faces, random weights
             "freeze": "layer2",
             "max_epochs": 6,
             "patience": 6,
+            "ema_decay": 0.8,  # there are 36 steps in all
             "transforms": {"resize": 72, "final_epochs": 2, "first_crop": 48, "crop": 64},
         },
     },
