@@ -161,6 +161,11 @@ def test_compare(trials: Clone) -> None:
         for name in ("trial-1", "trial-2", "trial-3", "train.batch_size", "train.learning_rate"):
             assert any(name in line for line in shown), f"{name} is missing:\n{text}"
 
+    header = trials.run("dvc exp show --csv").splitlines()[0].split(",")
+    assert header[5:8] == ["accuracy", "recall", "specificity"]  # after what DVC says of the experiment
+    assert {"improved.accuracy", "train.batch_size"} <= {*header}
+    assert not [name for name in header if name.startswith(("gate", "sweep", "ci/", "alpha", "variants"))]
+
     experiments = trials.experiments()
     assert trials.run("git status --porcelain") == ""
     trials.run("dvc exp apply trial-3")

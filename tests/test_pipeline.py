@@ -199,6 +199,16 @@ def test_dvc_status_names_the_stages_that_the_table_of_costs_says(
         path.write_text(before, encoding="utf-8")
 
 
+def test_dvc_metrics_show_the_useful_ones_first_and_the_model_beside_the_active_run(sample: Path) -> None:
+    command = [sys.executable, "-m", "dvc", "metrics", "show", "--json"]
+    said = json.loads(subprocess.run(command, cwd=sample, check=True, capture_output=True, text=True).stdout)
+    active, validation, model = (entry["data"] for entry in said[""]["data"].values())
+    assert [*active][:4] == ["accuracy", "recall", "specificity", "auroc"]
+    assert [*validation][:2] == ["val_accuracy", "val_loss"]
+    assert [*model] == ["improved"]
+    assert [*model["improved"]] == [*active]  # the same metrics
+
+
 @contextlib.contextmanager
 def changed(path: Path) -> Iterator[None]:
     before = path.read_bytes()
