@@ -9,6 +9,7 @@ import errno
 import hashlib
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -505,3 +506,19 @@ def test_dvc_in_a_locale_that_is_not_utf_8(pipeline: Pipeline) -> None:
     status, said = pipeline.repro("download", LC_ALL="C")
     assert status == 0, said
     assert (pipeline.root / "downloads/images/healthy/healty_1.jpg").is_file()
+
+
+def test_every_row_of_the_page_says_what_tries_it() -> None:
+    """A name is that of one test file, a path in backquotes is there, or the row says that no test tries it."""
+    repository = Path(__file__).parents[1]
+    tests = [path.stem.removeprefix("test_") for path in (repository / "tests").rglob("test_*.py")]
+    tables, _ = (repository / "docs/faults.md").read_text(encoding="utf-8").split("\n## The soak\n")
+    last = re.findall(r"^\| .* \| (.+) \|$", tables, re.MULTILINE)
+    cells = [cell for cell in last if cell != "tried by"]
+    assert len(cells) > 100
+    for cell in cells:
+        for name in re.sub(r" \([^()]*\)", "", cell).split(", "):
+            if path := re.fullmatch("`(.+)`", name):
+                assert (repository / path[1]).exists(), cell
+            else:
+                assert name in ("by hand", "not tried") or tests.count(name) == 1, cell
