@@ -89,14 +89,19 @@ def training_inputs(root: Path, changes: dict[str, Any], per_class: int, train: 
         for i in range(per_class):
             name = f"{label}/{stem}_{i + 6}.jpg"  # the first ones have duplicates, or are broken
             rows.append(f"{name},{label},{y_true},{name},{'train' if i < train else 'validation'}")
-    for folder in ("split", "weights"):
-        (root / folder).mkdir()
+    for folder in ("split", "weights/faces"):
+        (root / folder).mkdir(parents=True)
     (root / "split/seed1.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     torch.manual_seed(0)
     torch.save(resnet34(weights=None).state_dict(), root / "weights/resnet34.pth")
+    no_landmarks(root)
+    (root / "weights/facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
+
+
+def no_landmarks(root: Path) -> None:
+    """Write embed/landmarks.csv as the stage embed writes it where no face is looked for."""
     (root / "embed").mkdir()
     (root / "embed/landmarks.csv").write_text(f"path,faces,score,{','.join(COLUMNS)}\n", encoding="utf-8")
-    (root / "weights/facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
 
 
 def imported(file: str) -> set[str]:

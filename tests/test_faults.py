@@ -22,6 +22,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from pipeline import no_landmarks
 
 from ci import demo, soak
 from faces import cli
@@ -37,6 +38,7 @@ WORDS = {  # the command lines of dvc.yaml
     "audit": "data weights/resnet34.pth --images audit/images.csv --sheet metrics/data.json",
     "split": "seed1 audit/images.csv split/seed1.csv --groups metrics/groups.csv --facts metrics/splits/seed1.json",
     "train": "trial1 data split/seed1.csv --weights weights "
+    "--landmarks embed/landmarks.csv --detector weights/faces "
     "--out models/runs/trial1 --history plots/history/trial1.csv",
     "source": "downloads/source",
     "download": "downloads/source downloads/images data",
@@ -94,7 +96,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     sample.draw(root / "data", 20)
     torch.manual_seed(0)
-    (root / "weights").mkdir()
+    (root / "weights/faces").mkdir(parents=True)
+    no_landmarks(root)
     torch.save(resnet34(weights=None).state_dict(), root / "weights/resnet34.pth")
     (root / "weights/facts.json").write_text('{"sha256": "0", "known_as": "random"}', encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from pipeline import no_landmarks
 from revisions import write_spread
 
 from ci.changes import METRICS
@@ -35,14 +36,17 @@ from stages import evaluate, train, weights
 body, model, split = Path("weights"), Path("models/active"), Path("split/seed1.csv")
 if not body.exists():
     weights.main(body / "resnet34.pth", body / "facts.json")
-train.main("active", Path("data"), split, weights=body, out=model, history=Path("plots/active/history.csv"))
-evaluate.main("active", Path("data"), split, model=model, predictions=Path("predictions/active.csv"),
-              metrics=Path("metrics/active.json"), curves=Path("plots/active/curves"))
+landmarks = Path("embed/landmarks.csv")
+train.main("active", Path("data"), split, weights=body, landmarks=landmarks, detector=body / "faces", out=model,
+           history=Path("plots/active/history.csv"))
+evaluate.main("active", Path("data"), split, landmarks=landmarks, model=model,
+              predictions=Path("predictions/active.csv"), metrics=Path("metrics/active.json"),
+              curves=Path("plots/active/curves"))
 """
 AUGMENTATION = (
     "faces/training/transforms.py",
-    "np.stack([left, upper, left + width, upper + height], axis=1)",
-    "np.stack([left, upper, left + 1, upper + 1], axis=1)",
+    "np.stack([left, upper, left + width, upper + height], axis=1), flips",
+    "np.stack([left, upper, left + 1, upper + 1], axis=1), flips",
 )
 LABELS = (
     "faces/training/features.py",
@@ -105,12 +109,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(REPOSITORY / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     params = overlay(overlay(yaml.safe_load((REPOSITORY / "params.yaml").read_text()), SAMPLE), CHANGES)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
-    (root / ".gitignore").write_text("data\nmodels\nweights\n.cache\n")
+    (root / ".gitignore").write_text("data\nembed\nmodels\nweights\n.cache\n")
     draw(root / "data", PER_CLASS)
     paths = [path for path in list_classes(root / "data").images if path != f"healthy/healty_{PER_CLASS + 1}.jpg"]
     table = pd.DataFrame({"path": paths, "y_true": [int(path.startswith("down")) for path in paths]})
     table["subset"] = [("train", "train", "test", "train", "test", "validation")[i % 6] for i in range(len(paths))]
     (root / "split").mkdir()
+    no_landmarks(root)
     table.to_csv(root / "split/seed1.csv", index=False)
     train(root)
     write_spread(root, **dict.fromkeys(METRICS, 0.03))  # runs differ by about this on the real images

@@ -216,7 +216,7 @@ def test_the_model_works_in_any_folder(mine: Path, tmp_path: Path) -> None:
     rows = []
     for folder in ("by path", "by name"):
         names = {path.name for path in (tmp_path / folder).iterdir()}
-        assert names == {"model.pt", "run.json", "threshold.json", "timing.json"}
+        assert names == {"detector.onnx", "model.pt", "run.json", "threshold.json", "timing.json"}
         command = [sys.executable, "-m", "faces.predict", "pictures/healthy/healty_7.jpg", "--model", folder]
         rows.append(execute(tmp_path, *command, PYTHONPATH=str(Path(__file__).parents[1])))
     assert rows[0] == rows[1]
