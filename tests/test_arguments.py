@@ -334,5 +334,5 @@ def test_the_queue_without_git(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_not_installed() -> None:
-    with pytest.raises(cli.InputError, match="^no-such-program is needed, and is not installed$"):
+    with pytest.raises(cli.InputError, match=r"^no-such-program is needed, and is not installed$"):
         cli.execute("no-such-program")
