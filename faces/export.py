@@ -1,6 +1,6 @@
 """Export a trained model to ONNX, once it is shown to say the same.
 
-    python -m faces.export OUT.onnx [--model FOLDER]
+    python -m faces.export OUT.onnx [--model FOLDER] [-q]
 
 Input `images`: uint8 [N, 3, crop, crop], RGB; the photograph turned upright and resized (bilinear, antialiased) to a
 square of `resize` pixels, then to one of `crop` pixels. Output `probability`: float32 [N], of Down syndrome. Inside are
@@ -83,6 +83,7 @@ def main(
         InFolder,
         typer.Option(help="folder with model.pt, run.json, threshold.json", show_default="models/runs/improved"),
     ] = MODEL,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="nothing on stdout")] = False,
 ) -> None:
     """Write a trained model as ONNX, once it agrees with PyTorch.
 
@@ -121,6 +122,8 @@ def main(
     if not worst <= TOLERANCE:
         raise InputError(f"{model}: the ONNX model's probability differs by {worst:.2g}, more than {TOLERANCE}")
     write_through(out, content)
+    if quiet:
+        return
     predicted = difference(trained.classifier(torch.device("cpu")), content, images)
     print(
         f"{out}: {len(content) / 1e6:.1f} MB; largest difference on {len(images)} random images: "

@@ -1,6 +1,6 @@
 """Score images with a trained model.
 
-    python -m faces.predict PATH... [--model FOLDER] [--format csv|jsonl] [--output FILE]
+    python -m faces.predict PATH... [--model FOLDER] [--format csv|jsonl] [--output FILE] [-q] [-v]
 
 A PATH is an image or a folder, which is searched with its subfolders. For each image there is one row: the
 probability of Down syndrome and the decision at the model's own threshold, or why the file could not be read. Rows
@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -27,7 +27,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from faces.cli import InFolder, InputError, OutFileOrDevice, run
+from faces.cli import InFolder, InputError, OutFileOrDevice, printable, run
 from faces.files import check_output
 from faces.naming import LABELS
 from faces.source.listing import SUFFIXES, list_folder, summary
@@ -135,10 +135,10 @@ class Seen:
     aligned: bool
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[Path], note: Callable[[str], None]) -> list[Path]:
     """Return the files among `paths` and the images in the folders among them, each once, folders sorted.
 
-    What else is in a folder is counted on stderr. Errors: InputError for a folder without images.
+    note: told how much else is in a folder. Errors: InputError for a folder without images.
     """
     found: list[Path] = []
     for path in paths:
@@ -150,7 +150,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not listing.images:
             raise InputError(f"{path} holds no images ({left_out}); their names end in {', '.join(SUFFIXES)}")
         if listing.left_out:
-            print(f"{path}: {left_out}", file=sys.stderr)
+            note(f"{path}: {left_out}")
         found += [path / name for name in listing.images]
     return list(dict.fromkeys(found))
 
@@ -184,6 +184,12 @@ def main(
     ] = MODEL,
     format: Annotated[Literal["csv", "jsonl"], typer.Option(help="of the output")] = "csv",
     output: Annotated[OutFileOrDevice | None, typer.Option(help="file to write instead of stdout")] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="no progress bar, no counts on stderr; the notice stays")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="name each image that is scored whole or cannot be read")
+    ] = False,
 ) -> None:
     """Score images: probability of Down syndrome and decision, or why a file could not be read.
 
@@ -192,7 +198,12 @@ def main(
     print(NOTICE, file=sys.stderr)
     if output is not None:
         check_output(output, made_here)
-    images = find_images(paths)
+
+    def note(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stderr)
+
+    images = find_images(paths, note)
 
     from tqdm import tqdm
 
@@ -203,7 +214,8 @@ def main(
         output.resolve().parent.mkdir(parents=True, exist_ok=True)
     done = unread = whole = 0
     # the bar is for a terminal on which no rows appear
-    bar = tqdm(total=len(images), unit="image", disable=True if output is None and sys.stdout.isatty() else None)
+    no_bar = quiet or (output is None and sys.stdout.isatty())
+    bar = tqdm(total=len(images), unit="image", disable=True if no_bar else None)
     try:
         with bar, output.open("wb") if output else nullcontext(sys.stdout.buffer) as file:  # links and devices, too
             if format == "csv":
@@ -216,14 +228,19 @@ def main(
                 unread += sum(prediction.error is not None for prediction in batch)
                 whole += sum(prediction.aligned is False for prediction in batch)
                 bar.update(len(batch))
+                for prediction in batch if verbose else ():
+                    if prediction.error is not None:
+                        bar.write(f"{printable(prediction.path)}: {prediction.error}", file=sys.stderr)
+                    elif prediction.aligned is False and predictor.align is not None:
+                        bar.write(f"{printable(prediction.path)}: no face was found, scored whole", file=sys.stderr)
     except KeyboardInterrupt:
         where = f"in {output}" if output else "written"
         print(f"interrupted: {done} of {len(images)} images are scored, their rows are {where}", file=sys.stderr)
         raise typer.Exit(130) from None
     if whole and predictor.align is not None:
-        print(f"{whole} of {len(images)} were scored whole: no face was found; see the column aligned", file=sys.stderr)
+        note(f"{whole} of {len(images)} were scored whole: no face was found; see the column aligned")
     if unread:
-        print(f"{unread} of {len(images)} could not be read; see the column error", file=sys.stderr)
+        note(f"{unread} of {len(images)} could not be read; see the column error")
         raise typer.Exit(1)
 
 

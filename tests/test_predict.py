@@ -136,6 +136,25 @@ def test_faces_are_aligned_as_evaluation_aligns_them(
     assert not np.array_equal(pixels[0], whole[0])
 
 
+def test_quiet_says_less_and_verbose_names_each_image(
+    project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    model = model_folder(tmp_path / "model", recipe(transforms={"resize": 40, "crop": 48, "align": 0.8}))
+    shutil.copyfile("data/healthy/healty_1.jpg", tmp_path / "whole.jpg")
+    (tmp_path / "bad\nname.jpg").write_bytes(b"no image")
+    (tmp_path / "notes.txt").touch()
+    notes = []
+    for options in ({}, {"quiet": True}, {"verbose": True}, {"quiet": True, "verbose": True}):
+        assert run(str(tmp_path), model=model, **options) == 1
+        notes.append(capsysbinary.readouterr().err.decode())
+    plain, quiet, verbose, both = notes
+    for told in ("left out", "1 of 2 were scored whole", "1 of 2 could not be read"):
+        assert (told in plain, told in quiet, told in verbose, told in both) == (True, False, True, False), plain
+    for named in ("bad?name.jpg: not an image", "whole.jpg: no face was found"):
+        assert (named in plain, named in quiet, named in verbose, named in both) == (False, False, True, True)
+    assert all("not a diagnostic" in note for note in notes)
+
+
 def test_a_model_that_was_trained_where_no_face_was_looked_for_sees_whole_images(
     project: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
