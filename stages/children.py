@@ -2,11 +2,10 @@
 
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import typer
 
-from faces.children.nearest import nearest_trained
+from faces.children.nearest import nearest_trained, read_faces
 from faces.cli import InFile, InFolder, InputError, OutFile, run
 from faces.evidence.children import STEP, Children, runs_by_kind, summarise
 from faces.evidence.metrics import read_predictions
@@ -26,12 +25,8 @@ def main(
 ) -> None:
     """Summarise each recipe that params.yaml runs on several comparable splits."""
     params = load_params()
-    images = pd.read_csv(groups, keep_default_na=False, index_col="path")
-    places, vectors = pd.read_csv(landmarks), np.load(embeddings)
-    if places.path.tolist() != images.index.tolist():
-        raise InputError(f"{landmarks} is of other images than {groups}; run `dvc repro`")
-    has_face = (places.faces > 0).to_numpy()
-    label = places.path.str.partition("/")[0].to_numpy()
+    images, vectors = read_faces(groups, embeddings, landmarks)
+    has_face, label = images.has_face.to_numpy(), images.label.to_numpy()
 
     def held_out(name: str) -> pd.DataFrame:
         rows = read_predictions(predictions / f"{name}.csv")

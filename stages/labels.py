@@ -7,7 +7,7 @@ import pandas as pd
 import typer
 from numpy.typing import NDArray
 
-from faces.children.nearest import nearest
+from faces.children.nearest import nearest, read_faces
 from faces.cli import InFile, InFolder, InputError, OutFile, run
 from faces.evidence.labels import held_out, summarise
 from faces.evidence.metrics import read_predictions
@@ -24,15 +24,10 @@ def main(
 ) -> None:
     """Join the scores that images got from models not trained on them with their faces and groups."""
     params = load_params()
-    images = pd.read_csv(groups, keep_default_na=False, index_col="path")
-    places, vectors = pd.read_csv(landmarks), np.load(embeddings)
-    if places.path.tolist() != images.index.tolist():
-        raise InputError(f"{landmarks} is of other images than {groups}; run `dvc repro`")
-
-    label = pd.Series(places.path.str.partition("/")[0].to_numpy(), index=images.index)
-    both_labels = label.groupby(images.children).transform("nunique") > 1
-    has_face = (places.faces > 0).to_numpy()
-    of_other = _of_other_class(vectors, label.to_numpy(), has_face, images.duplicates.to_numpy(), params.labels.faces)
+    images, vectors = read_faces(groups, embeddings, landmarks)
+    both_labels = images.label.groupby(images.children).transform("nunique") > 1
+    has_face, label = images.has_face.to_numpy(), images.label.to_numpy()
+    of_other = _of_other_class(vectors, label, has_face, images.duplicates.to_numpy(), params.labels.faces)
     known = pd.DataFrame(
         {"group": images.children, "both_labels": both_labels, "faces_of_other_class": of_other}, index=images.index
     )

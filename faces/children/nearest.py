@@ -1,12 +1,28 @@
 """The faces most like a face, found with the index that finds duplicates."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from faces.children.groups import PROBES, Floats, Ints
+from faces.cli import InputError
 from faces.images.duplicates import cosine_index
 
 DIGITS = 3  # of a similarity that is kept: processors differ in the fourth
+
+
+def read_faces(groups: Path, embeddings: Path, landmarks: Path) -> tuple[pd.DataFrame, NDArray[np.float32]]:
+    """Return what the stages group and embed wrote of N images: a table by path, and the embeddings [N, D].
+
+    The table has each image's groups, its class (label), and has_face. Errors: InputError if they are of other images.
+    """
+    images, places = pd.read_csv(groups, keep_default_na=False, index_col="path"), pd.read_csv(landmarks)
+    if places.path.tolist() != images.index.tolist():
+        raise InputError(f"{landmarks} is of other images than {groups}; run `dvc repro`")
+    label = places.path.str.partition("/")[0].to_numpy()
+    return images.assign(label=label, has_face=(places.faces > 0).to_numpy()), np.load(embeddings)
 
 
 def nearest(among: NDArray[np.float32], faces: NDArray[np.float32], k: int) -> tuple[Floats, Ints]:
