@@ -58,7 +58,7 @@ sweep: install git  ## the search for the improved recipe, on validation images:
 	python -m faces.sweep table > metrics/sweep.md.new && mv metrics/sweep.md.new metrics/sweep.md
 
 show: install git  ## the experiments in 120 columns
-	dvc exp show --md --only-changed --drop '.*/|.*\.(py|yaml)$$|data$$|Created|State|Executor|f1|accuracy_.*|n_.*|epochs|best_epoch|val_.*|improved.*'
+	dvc exp show --md --only-changed --drop '.*/|.*\.(py|yaml)$$|data$$|Created|State|Executor|f1|specificity|accuracy_.*|n_.*|epochs|best_epoch|val_.*|improved.*'
 
 plots: install scm  ## every plot on one page, which opens without a network; its address is the last line
 	dvc plots show
