@@ -41,6 +41,7 @@ repro: install scm  ## the whole pipeline on the real images; ARCHIVE=kaggle.zip
 	$(if $(ARCHIVE),@$(call home,ARCHIVE); python -m faces.source.kaggle_dataset "$$ARCHIVE")
 	$(if $(WEIGHTS),@$(call home,WEIGHTS); mkdir -p downloads && cp -f "$$WEIGHTS" downloads/weights.pth)
 	$(if $(NETWORKS),@$(call home,NETWORKS); mkdir -p downloads && cp -f "$$NETWORKS"/*.onnx downloads)
+	@python -m ci.busy
 	dvc repro
 	@if git rev-parse --quiet --verify HEAD > /dev/null 2>&1; then python -m ci.consistent || true; fi
 
