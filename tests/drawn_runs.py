@@ -209,7 +209,7 @@ def face_groups(source: str, n: int) -> dict[str, Any]:
 
 def seen(predictions: dict[str, pd.DataFrame], source: str) -> children.Children:
     """Return the evidence of children as if improved-split2 were on a split by children with the seed of the other."""
-    runs = {"duplicates": {"1": "improved"}, "children": {"1": "improved-split2"}}
+    runs = {"duplicates": {"1": "improved", "2": "improved-split2"}, "children": {"1": "improved-split2"}}
     rows = {}
     for name in ("improved", "improved-split2"):
         nearest = np.random.default_rng(0).uniform(0.4, 0.9, len(predictions[name]))

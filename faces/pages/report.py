@@ -231,9 +231,10 @@ def caption(evidence: Evidence) -> str:
 
 
 def readme(text: str, evidence: Evidence) -> str:
-    """Return README.md with the text between its two marks replaced by the results."""
-    results = tables.results(evidence.comparison, evidence.runs, evidence.seeds, evidence.repeats)
-    return replaced("README.md", text, README_MARKS, f"{results}\n\n{caption(evidence)}")
+    """Return README.md with the text between its two marks replaced by the results, and by what others report."""
+    return replaced(
+        "README.md", text, README_MARKS, render("results.md", **_context(evidence), caption=caption(evidence))
+    )
 
 
 def data_uri(png: bytes) -> str:

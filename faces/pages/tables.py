@@ -64,10 +64,10 @@ RULES = {"always_wrong": "always wrong", "sure": "sure", "confident": "confident
 CLASSES = {"healthy": "healthy", "down_syndrome": "Down syndrome"}
 
 
-def results(comparison: Comparison, runs: Runs, seeds: Seeds, repeats: Mapping[str, Repeats]) -> str:
-    """Return one row per compared run, the paper's accuracy beside ours, and a row per recipe on several splits.
+def results(comparison: Comparison, runs: Runs, seeds: Seeds, found: children.Children) -> str:
+    """Return one row per compared run, the paper's accuracy beside ours, and one per recipe and kind of several splits.
 
-    A run whose recipe has several seeds is shown as their mean.
+    A run whose recipe has several seeds is shown as their mean. Splits that keep children apart come first.
     """
     n = comparison.n
     header = (
@@ -82,21 +82,21 @@ def results(comparison: Comparison, runs: Runs, seeds: Seeds, repeats: Mapping[s
         recipe = comparison.recipes.get(run)
         over = seeds.recipes.get(recipe or "")
         names = ("accuracy", "recall", "auroc")
-        found = {name: over.estimate(name, n.test) if over else document.metrics[name] for name in names}
+        estimates = {name: over.estimate(name, n.test) if over else document.metrics[name] for name in names}
         rows.append(
             (
                 comparison.names[run] + (f", mean of {len(over.seeds)} seeds" if over else ""),
                 comparison.of(run)["accuracy"].printed or "-",
-                f"**{found['accuracy'].percent}**",
-                found["recall"].percent,
-                found["auroc"].decimal,
+                f"**{estimates['accuracy'].percent}**",
+                estimates["recall"].percent,
+                estimates["auroc"].decimal,
             )
         )
-    for recipe, summary in repeats.items():
-        splits = summary.over_splits
+    for recipe, kind, of_kind in _on_several_splits(found):
+        splits = of_kind.metrics
         rows.append(
             (
-                f"{comparison.names.get(recipe, recipe)}, mean of {len(summary.splits)} splits",
+                f"{comparison.names.get(recipe, recipe)}, mean of {len(of_kind.runs)} {KINDS[kind]}",
                 "-",
                 f"**{_mean('accuracy', splits['accuracy'])}**",
                 _mean("recall", splits["recall"]),
@@ -104,6 +104,17 @@ def results(comparison: Comparison, runs: Runs, seeds: Seeds, repeats: Mapping[s
             )
         )
     return table(header, rows)
+
+
+def _on_several_splits(found: children.Children) -> list[tuple[str, str, children.Kind]]:
+    """Return recipe, kind of splits and what was found, where a recipe has runs on several; ordinary splits last."""
+    several = [
+        (recipe, kind, of_kind)
+        for recipe, of_recipe in found.recipes.items()
+        for kind, of_kind in of_recipe.kinds.items()
+        if len(of_kind.runs) > 1
+    ]
+    return sorted(several, key=lambda row: (row[0], row[1] == children.ORDINARY))
 
 
 def details(comparison: Comparison, runs: Runs, timing: Timing) -> str:
@@ -173,8 +184,23 @@ def quantities(comparison: Comparison) -> str:
     return table(header, rows)
 
 
-def others(comparison: Comparison) -> str:
-    """Return what others report, with what is known of their data and their split."""
+def others(comparison: Comparison, found: children.Children, model: str) -> str:
+    """Return what others report, with what is known of their data and their split, and beside them the run `model`.
+
+    Of that run's recipe the means over splits are given, one row for each kind of split.
+    """
+    ours = [
+        (
+            f"this project; ResNet-34, `{recipe}`",
+            _mean("accuracy", of_kind.metrics["accuracy"]),
+            _mean("recall", of_kind.metrics["recall"]),
+            f"the same set, {found.n} images" if found.source == "kaggle" else f"{found.source}, {found.n} images",
+            f"{len(of_kind.runs)} {KINDS[kind]}, 70/20/10, published",
+            "this repository",
+        )
+        for recipe, kind, of_kind in _on_several_splits(found)
+        if any(model in of_one.runs.values() for of_one in found.recipes[recipe].kinds.values())
+    ]
     rows = [
         (
             f"{other.name}; {other.model}",
@@ -186,7 +212,7 @@ def others(comparison: Comparison) -> str:
         )
         for other in comparison.others
     ]
-    return table(("who; model", "accuracy", "recall", "data", "split", "source"), rows)
+    return table(("who; model", "accuracy", "recall", "data", "split", "source"), [*rows, *ours])
 
 
 def metrics(runs: Runs) -> str:

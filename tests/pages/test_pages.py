@@ -87,6 +87,12 @@ def test_comparison_says_each_figure_beside_ours(evidence: report.Evidence) -> N
         reported = [other.accuracy, other.recall or "-", data, other.split, other.source]
         assert others[f"{other.name}; {other.model}"] == reported
     assert len(compared.others) == 6
+    ordinary = evidence.children.recipes["improved"].kinds["duplicates"]
+    ours = others["this project; ResNet-34, `improved`"]  # beside them, the last row
+    assert [*others][-1] == "this project; ResNet-34, `improved`"
+    assert ours[0].startswith(f"{ordinary.metrics['accuracy'].mean:.1%} (")
+    assert ours[1].startswith(f"{ordinary.metrics['recall'].mean:.1%} (")
+    assert ours[3] == "2 ordinary splits, 70/20/10, published"
     if not verdicts:
         headings = [line for line in page.splitlines() if line.startswith("#")]
         assert [line for line in headings if not line.endswith(")")] == [

@@ -127,7 +127,7 @@ def test_the_pages_numbers_are_the_documents(runs: Path) -> None:
         assert numbers(row[4]) == pytest.approx(as_list(own["auroc"], 1, 3), abs=0.000501)
     assert [row[1] for row in results[1:]] == ["82.83%", "87.88%", "80.47%", "-", "-"]
     assert [numbers(cell)[-1:] for cell in results[0]] == [[], [297], [300], [150], [300]]
-    assert results[-1][0] == "improved, mean of 2 splits"
+    assert results[-1][0] == "improved, mean of 2 ordinary splits"
     over = drawn_runs.read(runs / "metrics" / "repeats.json")["improved"]["over_splits"]
     assert numbers(results[-1][2])[0] == pytest.approx(100 * over["accuracy"]["mean"], abs=0.0501)
 
@@ -342,15 +342,16 @@ def table_rows(text: str) -> list[list[str]]:
 def test_readme_block_is_replaced_and_nothing_else(runs: Path) -> None:
     write(runs)
     path = runs / "README.md"
-    path.write_text("# Title\n<!-- results -->\nformer\n<!-- /results -->\nend\n", encoding="utf-8")
+    path.write_text("# Title\n<!-- results -->\nan earlier table\n<!-- /results -->\nend\n", encoding="utf-8")
     readme.main(path, runs / "metrics")
     text = path.read_text(encoding="utf-8")
     found = report.read_evidence(runs / "metrics", drawn_runs.SPLITS)
     assert text.startswith("# Title\n<!-- results -->\n| run ")
     assert text.endswith("<!-- /results -->\nend\n")
-    assert tables.results(found.comparison, found.runs, found.seeds, found.repeats) in text
+    assert tables.results(found.comparison, found.runs, found.seeds, found.children) in text
     assert report.caption(found) in text
-    assert "former" not in text
+    assert tables.others(found.comparison, found.children, found.model.run) in text
+    assert "an earlier table" not in text
     readme.main(path, runs / "metrics")
     assert path.read_text(encoding="utf-8") == text
 
