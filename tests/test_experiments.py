@@ -263,6 +263,6 @@ def test_curves_while_it_trains(mine: Clone) -> None:
     assert shown["data"]["params"]["params.yaml"]["data"]["train"]["learning_rate"] == 0.0002
     # nor have they disturbed it
     assert "interrupted; the same command goes on from here" in log.read_text(encoding="utf-8")
-    mine.run("git checkout params.yaml && dvc checkout --force")
+    mine.run("git checkout params.yaml metrics plots && dvc checkout --force")
     assert "up to date" in mine.run("dvc status")
     assert mine.run("git status --porcelain") == ""
