@@ -80,6 +80,9 @@ def test_what_a_child_seen_before_is_worth() -> None:
     assert change["by_split"]["accuracy"]["low"] < 0 < change["by_split"]["accuracy"]["high"]
     assert change["same_images"]["recall"]["low"] < 0 < change["same_images"]["recall"]["high"]
     assert "plots/figures/children_improved.png" in README
+    lost = metrics("children")["recipes"]["trial2"]["changes"]["children"]["same_images"]["recall"]
+    assert f"Trial 2 does lose recall on the same images, {points(lost, 'n = 570')}" in README
+    assert (lost["n"], lost["high"] < 0) == (570, True)
 
 
 def test_the_labels_ceiling() -> None:
