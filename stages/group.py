@@ -17,6 +17,7 @@ from faces.naming import LABELS
 from faces.params import Params, load_params
 
 SETTINGS = ("children", "strict")
+MARGIN_DIGITS = 5  # of a distance between similarities; processors differ in the eighth
 
 
 def main(
@@ -68,7 +69,7 @@ def main(
         classes[name]["settings"] = {
             setting: {
                 "threshold": threshold,
-                "nearest_merge": forests[name].margin(threshold),
+                "nearest_merge": _rounded(forests[name].margin(threshold)),
                 **check.of_groups(grouped[setting][mine]),
             }
             for setting in SETTINGS
@@ -79,6 +80,10 @@ def main(
     columns = {"path": names, "duplicates": names[duplicates], **{key: names[group] for key, group in grouped.items()}}
     write_atomically(groups, pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode())
     write_json(facts, _document(params, table, label, duplicates, grouped, similarity[across]) | {"classes": classes})
+
+
+def _rounded(distance: float | None) -> float | None:
+    return None if distance is None else round(distance, MARGIN_DIGITS)
 
 
 def _read(images: Path, embeddings: Path, landmarks: Path) -> tuple[pd.DataFrame, NDArray[np.float32]]:
