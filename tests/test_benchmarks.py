@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 from torchvision.models import resnet34
 from trained import recipe
 
-from benchmarks import contestants, processors, training
+from benchmarks import contestants, processors, stopping, training
 from benchmarks.contestants import CONTESTANTS, Job, Result
 from faces.cli import InputError
 from faces.source import sample
@@ -265,3 +266,19 @@ def test_the_table_of_processors_has_each_setting_and_their_spread() -> None:
     assert rows[2][2:] == ["91.0", "91.0", "91.0", "13.0", "2"]
     assert rows[3][2:] == ["1.4", "1.4", "1.4", "1.4", "2"]
     assert rows[4][2:] == ["90.0 to 92.0", "90.0 to 92.0", "90.0 to 92.0", "12.0 to 14.0", "2"]
+
+
+def test_a_shorter_patience_is_what_training_with_it_would_have_done() -> None:
+    curve = pd.DataFrame(
+        {"val_loss": [0.9, 0.5, 0.6, 0.5, 0.4, 0.7, 0.8, 0.9], "val_accuracy": [5, 6, 9, 7, 8, 4, 3, 2]}
+    )
+    lengths = {patience: len(stopping.stopped(curve, patience)) for patience in (1, 2, 3, 5)}
+    assert lengths == {1: 3, 2: 4, 3: 8, 5: 8}  # a loss as low as the lowest is no improvement
+    assert {rule: stopping.kept(curve, rule) for rule in stopping.KEPT} == {
+        "lowest loss": 8,
+        "highest accuracy": 9,
+        "last": 2,
+    }
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in stopping.markdown({"a": [curve]}).splitlines()]
+    assert rows[2][:4] == ["a", "1", "2", "lowest loss"]
+    assert len(rows) == 2 + len(stopping.PATIENCE) + 2
