@@ -1,4 +1,4 @@
-"""README's blocks under "Vary a parameter", "Compare" and "Share", word for word in fresh clones, on the sample."""
+"""The shell blocks of README and docs, word for word and in order, in fresh clones, on the sample."""
 
 import json
 import os
@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from ci import demo
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 REPOSITORY = Path(__file__).parents[1]
 SMALL = demo.overlay(
@@ -29,15 +28,50 @@ exec {python} -m dvc "${{@/#s3:\\/\\/bucket\\/faces/{remote}}}"
 """
 
 
+# Where each block is run: a test of this file, another file, or nowhere, and then why
+WHERE = {
+    ("README.md", ""): ["test_the_first_commands"],
+    ("README.md", "Vary a parameter"): ["test_vary_a_parameter", "test_vary_a_parameter"],
+    ("README.md", "Compare"): ["test_compare"],
+    ("README.md", "Share"): ["test_share"],
+    ("README.md", "Use the result"): ["test_use_the_result"],
+    ("CONTRIBUTING.md", ""): [".ci/run"],
+    ("CONTRIBUTING.md", "What makes results stale"): ["test_what_makes_results_stale"],
+    ("docs/experiments.md", "Vary a parameter"): ["test_an_experiment_to_its_commit"] * 2,
+    ("docs/experiments.md", "Compare"): ["test_an_experiment_to_its_commit"] * 2,
+    ("docs/experiments.md", "Share"): ["test_an_experiment_to_its_commit"] * 2,
+    ("docs/experiments.md", "Keep a change"): ["test_an_experiment_to_its_commit"],
+    ("docs/install.md", ""): ["tests/test_install.py"],
+    ("docs/install.md", "Without an NVIDIA GPU"): ["nowhere: it downloads PyTorch again"],
+    ("docs/install.md", "Change what is pinned"): ["nowhere: it asks a registry what is new"],
+    ("docs/speed.md", "Several GPUs, several machines"): [
+        "tests/training/test_distributed.py",
+        "tests/training/test_distributed.py",
+        "nowhere: it needs four GPUs",
+        "test_share",
+    ],
+}
+
+
+def slow(test: Callable[..., None]) -> Any:
+    """Mark a test that runs the pipeline several times."""
+    return pytest.mark.slow(pytest.mark.timeout(1800)(test))
+
+
+def sections(file: str) -> dict[str, list[str]]:
+    """Return the shell blocks of a file by the heading (##) they stand under; what comes before any is ""."""
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    parts = ["", *re.split(r"^## (.+)\n", text, flags=re.MULTILINE)]
+    found = {
+        heading: re.findall(r"^```(?:ba)?sh\n(.*?)^```", body, re.M | re.S)
+        for heading, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+    return {heading: blocks for heading, blocks in found.items() if blocks}
+
+
 def blocks(section: str, file: str = "README.md") -> list[str]:
     """Return the shell blocks below a heading."""
-    text = (REPOSITORY / file).read_text(encoding="utf-8")
-    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
-    found = re.findall(
-        r"^```(?:ba)?sh\n(.*?)^```", dict(zip(parts[1::2], parts[2::2], strict=True))[section], re.M | re.S
-    )
-    assert found, f"{file} has no shell block under {section}"
-    return found
+    return sections(file)[section]
 
 
 class Clone:
@@ -69,6 +103,10 @@ class Clone:
         done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, f"{block}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
+
+    def reset(self) -> None:
+        """Bring the committed results back."""
+        self.run("git checkout --quiet . && dvc checkout --quiet")
 
     def experiments(self) -> dict[str, str]:
         """Return the experiments' names, and their full hashes."""
@@ -151,13 +189,38 @@ def headline(clone: Clone, commit: str) -> dict[str, float]:
     return found
 
 
+def test_every_block_is_run_or_named() -> None:
+    files = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in REPOSITORY.glob("docs/*.md"))]
+    found = {(file, heading): len(shell) for file in files for heading, shell in sections(file).items()}
+    assert found == {place: len(runners) for place, runners in WHERE.items()}
+    for runner in {runner for runners in WHERE.values() for runner in runners}:
+        assert runner in globals() or runner.startswith("nowhere: ") or (REPOSITORY / runner).is_file(), runner
+
+
+@slow
+def test_the_first_commands(mine: Clone) -> None:
+    """`make demo` is left out (it is this pipeline, in a folder of its own), and so is `make test`, which is this."""
+    (block,) = blocks("")
+    demo_, test_, *rest = block.splitlines()
+    assert demo_.startswith("make demo ")
+    assert test_.startswith("make test ")
+    printed = mine.run("\n".join(rest))
+    assert "Data and pipelines are up to date." in printed  # they have run
+    assert "consistent with the committed results" in printed
+    recipe = json.loads((mine.root / "models/active/run.json").read_text(encoding="utf-8"))["recipe"]
+    assert recipe["batch_size"] == 64
+    mine.reset()
+    mine.run("dvc exp remove --all-commits")
+
+
+@slow
 def test_vary_a_parameter(mine: Clone) -> None:
     one, several = blocks("Vary a parameter")
     mine.run(one)
     recipe = json.loads((mine.root / "models/active/run.json").read_text(encoding="utf-8"))["recipe"]
     assert (recipe["batch_size"], recipe["learning_rate"]) == (64, 0.0003)
     assert len(mine.experiments()) == 1
-    mine.run("git checkout --quiet . && dvc checkout --quiet")
+    mine.reset()
 
     mine.run(several)
     mine.wait()
@@ -167,6 +230,7 @@ def test_vary_a_parameter(mine: Clone) -> None:
     assert mine.run("git status --porcelain") == ""  # the queue works elsewhere
 
 
+@slow
 def test_compare(trials: Clone) -> None:
     (block,) = blocks("Compare")
     table: str = trials.table  # type: ignore[attr-defined]
@@ -198,29 +262,87 @@ def test_compare(trials: Clone) -> None:
     difference = trials.run("dvc exp diff trial-1 trial-2")
     assert re.search(r"train\.batch_size +32 +128 +96", difference), difference
     assert "index.html" in trials.run("dvc plots diff trial-1 trial-2")
-    trials.run("git checkout --quiet . && dvc checkout --quiet")
+    trials.reset()
 
 
+@slow
 def test_share(trials: Clone, origin: Path) -> None:
     (give,) = blocks("Share")
-    _, take = blocks("Share", "docs/experiments.md")
+    *_, other_machine = blocks("Several GPUs, several machines", "docs/speed.md")
     trials.run(give)
     theirs = Clone(origin, origin.parent / "their clone")
-    theirs.run(take.replace("small-batch", "trial-1"))
+    theirs.run(give.splitlines()[0])  # the remote
+    theirs.run("dvc exp pull origin trial-1")
+    assert theirs.experiments()["trial-1"] == trials.experiments()["trial-1"]
+    frozen(theirs.root, False)  # a frozen stage cannot make what was never pushed
+    printed = theirs.run(other_machine)
+    assert "Running stage 'train'" in printed
+    assert "Running stage 'run@" not in printed  # nothing is trained twice
+    trials.run("dvc exp pull origin seed-2")
+    params = yaml.safe_load(trials.at(trials.experiments()["seed-2"], "params.yaml"))
+    assert params["train"]["seed"] == 2
+
+
+@slow
+def test_use_the_result(mine: Clone) -> None:
+    (block,) = blocks("Use the result")
+    printed = mine.run(block.replace("PATH...", "data/down_syndrome"))  # the other class has a broken image
+    images = len([*(mine.root / "data/down_syndrome").iterdir()])
+    assert printed.count("data/down_syndrome/") == images
+    assert (mine.root / "model.onnx").stat().st_size > 1_000_000
+    mine.run("rm model.onnx")
+    assert mine.run("git status --porcelain") == ""
+
+
+@slow
+def test_what_makes_results_stale(mine: Clone) -> None:
+    (block,) = blocks("What makes results stale", "CONTRIBUTING.md")
+    printed = mine.run(block)
+    assert "dvc.lock matches code and parameters at HEAD" in printed
+    assert "| the same |" in printed
+    mine.reset()
+
+
+@slow
+def test_an_experiment_to_its_commit(mine: Clone, origin: Path) -> None:
+    """docs/experiments.md from its first block to its last, in a clone whose stages all run."""
+    file = "docs/experiments.md"
+    one, several = blocks("Vary a parameter", file)
+    compare, gate = blocks("Compare", file)
+    give, take = blocks("Share", file)
+    (keep,) = blocks("Keep a change", file)
+    ours = Clone(origin, origin.parent / "ours")
+    frozen(ours.root, False)
+    ours.run(f"dvc config --local cache.dir '{mine.root}/.dvc/cache'")
+    ours.run("git commit --quiet --all --message='all stages' && dvc repro && git push --quiet origin HEAD:all")
+
+    ours.run(one)
+    ours.reset()
+    ours.run(several)
+    ours.wait()
+    assert len(ours.experiments()) == 7
+    assert "small-batch" in ours.run(compare)
+    ours.run("rm -r dvc_plots")
+    ours.run(gate)
+    ours.reset()
+    ours.run(give)
+
+    theirs = Clone(origin, origin.parent / "their own")
+    theirs.run("git switch --quiet all")
+    theirs.run(take)
     params = yaml.safe_load((theirs.root / "params.yaml").read_text(encoding="utf-8"))
-    assert params["train"]["batch_size"] == 32
-    for name in (
-        "models/active/model.pt",
-        "models/runs/trial1/model.pt",
-        "reports/index.html",
-    ):
+    assert params["train"]["batch_size"] == 64
+    for name in ("models/active/model.pt", "models/runs/trial1/model.pt", "reports/index.html"):
         assert (theirs.root / name).is_file(), name
     assert not any((theirs.root / "data").rglob("*.jpg"))
     assert "Running stage" not in theirs.run("dvc repro --dry --allow-missing")  # nothing to rebuild
-    theirs.run("git switch --quiet main")
-    assert theirs.experiments()["trial-1"] == trials.experiments()["trial-1"]
+
+    assert "dvc.lock matches code and parameters at HEAD" in ours.run(keep)
+    assert ours.run("git status --porcelain") == ""
+    assert ours.run("git log -1 --format=%s").strip() == "Train: batch of 64, learning rate 0.0003"
 
 
+@slow
 def test_curves_while_it_trains(mine: Clone) -> None:
     """What DVC's extension for editors asks while the active run trains, and DVC holds its locks."""
     path = mine.root / "plots/active/history.csv"
